@@ -1,0 +1,90 @@
+"""A ring of the latest experience on the device. Adding costs O(added), sampling O(batch).
+
+Rows are time, columns are the N environments side by side, so that the step after (row, column) is (row + 1, column) and several
+steps can be joined into one when they are sampled. A slot is a place in the ring, row * N + column, whatever it holds now.
+The ring fills from row 0 on, so the slots that hold data are those below filled * N.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from rljax.errors import UserError
+from rljax.losses.multistep import n_step
+from rljax.types import Key, Sample, Transition
+
+
+@struct.dataclass
+class Replay:
+    """data: transitions [rows, N]. position: the row to be written next. filled: rows that hold data."""
+
+    data: Transition
+    position: Int[Array, ""]
+    filled: Int[Array, ""]
+
+    @property
+    def num_envs(self) -> int:
+        return self.data.reward.shape[1]
+
+
+def init(example: Transition, rows: int) -> Replay:
+    """An empty ring of `rows` rows for transitions like `example` [N]."""
+    data = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), example)
+    return Replay(data, jnp.int32(0), jnp.int32(0))
+
+
+def add(replay: Replay, steps: Transition) -> Replay:
+    """Write `steps` [T, N] over the oldest rows. The number of rows must be a multiple of T, always the same."""
+    rows, length = replay.data.reward.shape[0], steps.reward.shape[0]
+    if rows % length:
+        raise UserError(f"A replay of {rows} rows takes steps in lengths that divide it, not {length}.")
+    write = lambda ring, new: jax.lax.dynamic_update_slice_in_dim(ring, new.astype(ring.dtype), replay.position, 0)
+    return Replay(
+        jax.tree.map(write, replay.data, steps),
+        (replay.position + length) % rows,
+        jnp.minimum(replay.filled + length, rows),
+    )
+
+
+def added_slots(replay: Replay, length: int) -> Int[Array, " length*N"]:
+    """The slots that the next `add` of `length` rows will write."""
+    return replay.position * replay.num_envs + jnp.arange(length * replay.num_envs)
+
+
+def sample_uniform(replay: Replay, key: Key, batch_size: int) -> Int[Array, " B"]:
+    """Slots drawn uniformly with replacement from those that hold data."""
+    return jax.random.randint(key, (batch_size,), 0, replay.filled * replay.num_envs)
+
+
+def read(replay: Replay, slot: Int[Array, " B"], gamma: Float[Array, ""], num_steps: int = 1) -> Sample:
+    """The transitions at `slot` [B], each joined with the `num_steps` - 1 that follow it.
+
+    A join ends where the episode does or at the newest row; either way the bootstrap is the value of the observation that the
+    dynamics led to there, and 0 only after a termination. Slots must hold data: below filled * N.
+    """
+    rows = replay.data.reward.shape[0]
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    first = jax.tree.map(lambda x: flat(x)[slot], replay.data)
+    if num_steps == 1:
+        discount = gamma * (1.0 - first.terminated)
+        return Sample(first, discount, jnp.ones_like(first.reward), slot)
+    row, column = slot // replay.num_envs, slot % replay.num_envs
+    newer = (replay.position - 1 - row) % rows  # rows after this one
+    following = jnp.minimum(jnp.arange(num_steps), newer[:, None])  # [B, n]
+    slots = (row[:, None] + following) % rows * replay.num_envs + column[:, None]
+    reward, discount, last = jax.vmap(n_step, (0, 0, 0, None))(
+        flat(replay.data.reward)[slots],
+        flat(replay.data.terminated)[slots],
+        flat(replay.data.truncated)[slots] | (following == newer[:, None]),
+        gamma,
+    )
+    last_slot = jnp.take_along_axis(slots, last[:, None], axis=1)[:, 0]
+    at_last = lambda x: flat(x)[last_slot]
+    joined = first.replace(
+        reward=reward,
+        terminated=at_last(replay.data.terminated),
+        truncated=at_last(replay.data.truncated),
+        next_observation=jax.tree.map(at_last, replay.data.next_observation),
+    )
+    return Sample(joined, discount, jnp.ones_like(reward), slot)

@@ -1,0 +1,59 @@
+"""Action distributions. The only module that imports distrax."""
+
+import distrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rljax.types import Continuous, Discrete
+
+Distribution = distrax.Distribution
+LOG_STD_RANGE = (-5.0, 2.0)
+
+
+def categorical(logits: Float[Array, "*B A"]) -> Distribution:
+    """Over actions 0 ... A - 1."""
+    return distrax.Categorical(logits=logits)
+
+
+def normal(mean: Float[Array, "*B A"], log_std: Float[Array, "*B A"]) -> Distribution:
+    """Independent normals, one event of A dimensions. Its samples can leave [-1, 1]; environments clip."""
+    return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
+
+
+class TanhNormal(distrax.Transformed):
+    """Normals squashed into [-1, 1] by tanh. Haarnoja et al., 2018 (arXiv:1812.05905), appendix C.
+
+    `log_prob` of an action at the border is finite: actions are pulled inside by 1e-6 first. Prefer `sample_and_log_prob`,
+    which needs no inverse.
+    """
+
+    def __init__(self, mean: Float[Array, "*B A"], log_std: Float[Array, "*B A"]):
+        super().__init__(normal(mean, log_std), distrax.Block(distrax.Tanh(), 1))
+
+    def mode(self) -> Array:
+        """The image of the normal's mean: the action of the deterministic policy."""
+        return jnp.tanh(self.distribution.mean())
+
+    def log_prob(self, value: Float[Array, "*B A"]) -> Float[Array, "*B"]:
+        return super().log_prob(jnp.clip(value, -1.0 + 1e-6, 1.0 - 1e-6))
+
+
+def bounded_log_std(x: Array) -> Array:
+    """Any number to a log standard deviation in LOG_STD_RANGE, smoothly."""
+    low, high = LOG_STD_RANGE
+    return low + 0.5 * (high - low) * (jnp.tanh(x) + 1.0)
+
+
+def epsilon_greedy(q: Float[Array, "*B A"], epsilon: Float[Array, ""], key: Array) -> Int[Array, "*B"]:
+    """The best action, or with probability `epsilon` any action."""
+    explore_key, action_key = jax.random.split(key)
+    anything = jax.random.randint(action_key, q.shape[:-1], 0, q.shape[-1])
+    return jnp.where(jax.random.uniform(explore_key, q.shape[:-1]) < epsilon, anything, q.argmax(-1))
+
+
+def uniform_action(action: Discrete | Continuous, batch_size: int, key: Array) -> Array:
+    """Actions [B, ...] drawn uniformly from all there are."""
+    if isinstance(action, Discrete):
+        return jax.random.randint(key, (batch_size,), 0, action.num_actions)
+    return jax.random.uniform(key, (batch_size, *action.shape), minval=action.low, maxval=action.high)

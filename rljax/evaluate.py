@@ -1,0 +1,81 @@
+"""How good is a policy: whole episodes in environments of its own, with keys of its own."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from rljax.rollout import start
+from rljax.types import Agent, Env, Key
+
+MAX_STEPS = 10_000  # of an episode that nothing else bounds
+
+
+class Episodes(NamedTuple):
+    """Undiscounted return and length of each episode; `finished` is False where MAX_STEPS cut it off."""
+
+    returns: Float[Array, " E"]
+    lengths: Int[Array, " E"]
+    finished: Bool[Array, " E"]
+
+
+def evaluate(env: Env, agent: Agent, agent_state: Any, key: Key, num_episodes: int, explore: bool = False) -> Episodes:
+    """One episode in each of `num_episodes` environments, side by side. The agent does not learn from them."""
+    start_key, key = jax.random.split(key)
+    actors = start(env, agent, num_episodes, start_key)
+    limit = env.spec.episode_length or MAX_STEPS
+    alive = jnp.ones(num_episodes, bool)
+
+    def unfinished(carry):
+        step, alive, *_ = carry
+        return alive.any() & (step < limit)
+
+    def advance(carry):
+        step, alive, env_state, observation, memory, returns, lengths = carry
+        act_key, step_key = jax.random.split(jax.random.fold_in(key, step))
+        action, memory, _ = agent.act(agent_state, observation, memory, act_key, explore)
+        env_state, following = jax.vmap(env.step)(env_state, action, jax.random.split(step_key, num_episodes))
+        returns = returns + jnp.where(alive, following.reward, 0.0)
+        lengths = lengths + alive
+        alive = alive & ~(following.terminated | following.truncated)
+        return step + 1, alive, env_state, following.observation, memory, returns, lengths
+
+    carry = (0, alive, actors.env, actors.observation, actors.memory, actors.episode_return, actors.episode_length)
+    _, alive, _, _, _, returns, lengths = jax.lax.while_loop(unfinished, advance, carry)
+    return Episodes(returns, lengths, ~alive)
+
+
+def interquartile_mean(scores: np.ndarray, repetitions: int = 2000, seed: int = 0) -> dict:
+    """Summary of one score for each seed [S]: IQM with its stratified bootstrap interval, mean and spread.
+
+    Agarwal et al., 2021 (arXiv:2108.13264), with their library rliable. With one seed there is no interval: it is null. Seeds
+    whose score is NaN are left out and counted in `failed`.
+    """
+    from rliable import library, metrics
+
+    scores = np.asarray(scores, np.float64)
+    valid = scores[np.isfinite(scores)]
+    summary = {
+        "per_seed": [float(x) if np.isfinite(x) else None for x in scores],
+        "failed": int(scores.size - valid.size),
+    }
+    if not valid.size:
+        return {"iqm": None, "ci95": None, "mean": None, "std": None, **summary}
+    interval = None
+    if valid.size > 1:
+        _, intervals = library.get_interval_estimates(
+            {"": valid[:, None]},
+            lambda x: np.array([metrics.aggregate_iqm(x)]),
+            reps=repetitions,
+            random_state=np.random.RandomState(seed),
+        )
+        interval = [float(x) for x in intervals[""][:, 0]]
+    return {
+        "iqm": float(metrics.aggregate_iqm(valid[:, None])),
+        "ci95": interval,
+        "mean": float(valid.mean()),
+        "std": float(valid.std(ddof=1)) if valid.size > 1 else None,
+        **summary,
+    }

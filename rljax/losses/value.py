@@ -1,0 +1,52 @@
+"""Losses of action values Q(s, .), for one transition with A actions.
+
+No gradient flows through a target.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Scalar = Float[Array, ""]
+Number = Scalar | float  # a hyperparameter, traced or not
+
+
+def td_target(reward_t: Scalar, discount_t: Scalar, value_t: Scalar) -> Scalar:
+    """The one-step target r + discount V(s'). Sutton & Barto, 2018, equation 6.2; over n steps equation 7.1.
+
+    Args:
+      reward_t: reward of the step, or the discounted sum of several.
+      discount_t: gamma (to the number of steps) where the MDP goes on, 0 where it terminated. A time limit is not a termination.
+      value_t: value of the observation that followed by the dynamics (after a time limit: of the final one).
+    """
+    chex.assert_rank([reward_t, discount_t, value_t], 0)
+    return jax.lax.stop_gradient(reward_t + discount_t * value_t)
+
+
+def double_q_value(q_selector: Float[Array, " A"], q_target: Float[Array, " A"]) -> Scalar:
+    """Value by `q_target` of the action that `q_selector` thinks best. van Hasselt et al., 2015 (arXiv:1509.06461), equation 4.
+
+    With the online network as selector it is Double DQN's. With the target network in both places it is max_a Q(s', a), that of
+    DQN (Mnih et al., 2015, algorithm 1), which is too high where the estimates are noisy.
+    """
+    chex.assert_rank([q_selector, q_target], 1)
+    chex.assert_equal_shape([q_selector, q_target])
+    return q_target[q_selector.argmax()]
+
+
+def huber(error: Scalar, delta: Number) -> Scalar:
+    """Half the squared error up to `delta`, from there on a line of slope `delta`. Huber, 1964.
+
+    With delta = 1 its gradient is the error clipped to [-1, 1] (Mnih et al., 2015, "Training details"). A finite delta above
+    all errors makes it half the squared error.
+    """
+    chex.assert_rank(error, 0)
+    quadratic = jnp.minimum(jnp.abs(error), delta)
+    return 0.5 * quadratic**2 + delta * (jnp.abs(error) - quadratic)
+
+
+def dueling(value: Scalar, advantage: Float[Array, " A"]) -> Float[Array, " A"]:
+    """Q(s, .) of a value and of advantages, whose mean is taken to be 0. Wang et al., 2015 (arXiv:1511.06581), equation 9."""
+    chex.assert_rank([value, advantage], [0, 1])
+    return value + advantage - advantage.mean()

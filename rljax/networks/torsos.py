@@ -1,0 +1,74 @@
+"""Networks from observations to features. They compute in `dtype` and keep float32 parameters."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from rljax.errors import UserError
+from rljax.names import nearest
+
+ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "silu": nn.silu, "gelu": nn.gelu, "elu": nn.elu}
+
+
+def activation(name: str):
+    """The activation function called `name`. Raises ValueError for names not in ACTIVATIONS."""
+    if name not in ACTIVATIONS:
+        raise UserError(f"Unknown activation {name!r}; {nearest(name, ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+class MLP(nn.Module):
+    """Fully connected layers [..., in] -> [..., features[-1]], the last one linear and in float32.
+
+    Weights start orthogonal (Saxe et al., 2013, arXiv:1312.6120): gain sqrt(2), and `last_scale` for the last layer; with
+    `last_scale` None every layer starts as flax's default (LeCun normal).
+    """
+
+    features: tuple[int, ...]
+    activation: str = "relu"
+    layer_norm: bool = False
+    last_scale: float | None = None
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, *inputs):
+        x = jnp.concatenate(inputs, axis=-1) if len(inputs) > 1 else inputs[0]
+        for size in self.features[:-1]:
+            x = dense(size, None if self.last_scale is None else np.sqrt(2.0), self.dtype)(x)
+            x = nn.LayerNorm(dtype=self.dtype)(x) if self.layer_norm else x
+            x = activation(self.activation)(x)
+        return dense(self.features[-1], self.last_scale, self.dtype)(x).astype(jnp.float32)
+
+
+class Torso(nn.Module):
+    """Observations to features: `channels` of 3 x 3 convolutions where there are any, flattened, then `hidden` layers.
+
+    Args:
+      rank: dimensions of one observation; all axes before are batch axes.
+    """
+
+    hidden: tuple[int, ...]
+    rank: int = 1
+    channels: tuple[int, ...] = ()
+    activation: str = "relu"
+    layer_norm: bool = False
+    orthogonal: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, observation):
+        x = observation
+        for size in self.channels:
+            x = activation(self.activation)(nn.Conv(size, (3, 3), padding="VALID", dtype=self.dtype)(x))
+        x = x.reshape(*x.shape[: x.ndim - self.rank], -1)
+        for size in self.hidden:
+            x = dense(size, np.sqrt(2.0) if self.orthogonal else None, self.dtype)(x)
+            x = nn.LayerNorm(dtype=self.dtype)(x) if self.layer_norm else x
+            x = activation(self.activation)(x)
+        return x
+
+
+def dense(size: int, scale: float | None = None, dtype: str = "float32", **kwargs) -> nn.Dense:
+    """A linear layer whose weights start orthogonal with gain `scale`, or LeCun normal where it is None."""
+    initialiser = nn.initializers.lecun_normal() if scale is None else nn.initializers.orthogonal(scale)
+    return nn.Dense(size, kernel_init=initialiser, dtype=dtype, **kwargs)

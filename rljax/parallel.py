@@ -1,0 +1,149 @@
+"""Many runs in one program: seeds x hyperparameters, over the devices of one host or of many.
+
+A run is a function of one key and one point of a sweep. `Fleet.over` makes of it a function of S keys and S points, laid out as
+
+  vmap     all runs of a device at once, as one vectorised program; the runs are split over all devices
+  devices  each device takes its runs one after another
+  map      one device takes all runs one after another
+  data     all devices take each run together, one run after another: its environments and minibatches are split over them
+
+`auto` is `vmap` on accelerators and `devices` on CPUs, where one seed a core is fastest (docs/architecture.md has the numbers).
+All hosts of a pod run the same program; a host sees its own part of every array, and `to_host` gathers the whole.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rljax import runtime
+from rljax.errors import UserError
+
+LAYOUTS = ("auto", "vmap", "devices", "map", "data")
+RUNS, ENVS = "run", "env"  # axes of a mesh: what is split over it
+
+
+class Fleet(NamedTuple):
+    """`num_runs` runs on the devices of `mesh`. Where these split the runs, runs are padded by repeats of the first."""
+
+    num_runs: int
+    mesh: Mesh
+    mapped: bool  # one after another on each device, rather than vectorised
+
+    @property
+    def splits_runs(self) -> bool:
+        return self.mesh.axis_names == (RUNS,)
+
+    @property
+    def padded(self) -> int:
+        return self.mesh.size * math.ceil(self.num_runs / self.mesh.size) if self.splits_runs else self.num_runs
+
+    @property
+    def sharding(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(RUNS)) if self.splits_runs else self.replicated
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def over(self, function: Callable, donate: Sequence[int] = ()) -> Callable:
+        """`function` over the leading axis [padded] of all its arguments, jitted; arguments `donate` give up their memory."""
+
+        def local(*args):
+            return jax.lax.map(lambda args: function(*args), args) if self.mapped else jax.vmap(function)(*args)
+
+        if not self.splits_runs:
+
+            def spread_out(*args):
+                with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                    return local(*args)
+
+            return jax.jit(spread_out, donate_argnums=donate, out_shardings=self.replicated)
+        if self.mesh.size > 1:
+            spec = PartitionSpec(RUNS)
+            local = jax.shard_map(local, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False)
+        return jax.jit(local, donate_argnums=donate)
+
+    def place(self, tree: Any) -> Any:
+        """Arrays [num_runs, ...], known to every host, as padded arrays spread over the devices."""
+
+        def pad(x):
+            return jnp.concatenate([x, jnp.broadcast_to(x[:1], (self.padded - self.num_runs, *x.shape[1:]))])
+
+        constant = jax.tree.map(np.asarray, tree)
+        return jax.jit(lambda: jax.tree.map(lambda x: pad(jnp.asarray(x)), constant), out_shardings=self.sharding)()
+
+    def keys(self, seeds: Sequence[int], base: int = 0) -> jax.Array:
+        """One key for each run from its seed, so that a seed's run does not depend on which others run beside it."""
+        make = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(base), seed))
+        return jax.jit(make, out_shardings=self.sharding)(self.place(np.asarray(seeds, np.uint32)))
+
+    def trim(self, tree: Any) -> Any:
+        """A copy of arrays [padded, ...] without the padding, on every device: what is worth keeping of a state."""
+        copy = lambda tree: jax.tree.map(lambda x: jnp.copy(x[: self.num_runs]), tree)
+        return jax.jit(copy, out_shardings=self.replicated)(tree)
+
+    def fill(self, tree: Any) -> Any:
+        """The inverse of `trim`."""
+
+        def pad(x):
+            return x[jnp.where(jnp.arange(self.padded) < self.num_runs, jnp.arange(self.padded), 0)]
+
+        return jax.jit(lambda tree: jax.tree.map(pad, tree), out_shardings=self.sharding)(tree)
+
+    def to_host(self, tree: Any) -> Any:
+        """Arrays [padded, ...] as numpy arrays [num_runs, ...] on every host."""
+        if jax.process_count() > 1:
+            tree = multihost_utils.process_allgather(tree, tiled=True)
+        return jax.tree.map(lambda x: np.asarray(x)[: self.num_runs], tree)
+
+
+def fleet(num_runs: int, layout: str = "auto", devices: Sequence[jax.Device] | None = None) -> Fleet:
+    """Lay out `num_runs` runs.
+
+    Raises:
+      ValueError: an unknown layout.
+      UserError: more virtual CPU devices than XLA's thread pool can serve (see rljax.runtime).
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"Unknown layout {layout!r}; one of: {', '.join(LAYOUTS)}.")
+    devices = list(jax.devices() if devices is None else devices)
+    on_cpu = devices[0].platform == "cpu"
+    if layout == "auto":
+        layout = "devices" if on_cpu else "vmap"
+    if jax.process_count() == 1 and layout != "data":
+        devices = devices[: 1 if layout == "map" else num_runs]
+    runtime.check_pool(len(devices))
+    axis = ENVS if layout == "data" else RUNS
+    mesh = jax.make_mesh((len(devices),), (axis,), axis_types=(AxisType.Auto,), devices=devices)
+    return Fleet(num_runs, mesh, mapped=layout != "vmap")
+
+
+def spread(tree: Any, axis: int = 0) -> Any:
+    """Split `axis` of arrays over the devices, in the layout `data`; elsewhere nothing happens.
+
+    XLA then splits what is computed from them and adds up where a mean is taken, so agents need not know.
+
+    Raises:
+      ValueError: the axis cannot be split evenly.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if ENVS not in mesh.axis_names:
+        return tree
+    spec = PartitionSpec(*[None] * axis, ENVS)
+    for x in jax.tree.leaves(tree):
+        if x.shape[axis] % mesh.size:
+            raise UserError(
+                f"The layout `data` splits {x.shape[axis]} environments or samples over {mesh.size} devices unevenly."
+            )
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
+
+
+def select(tree: Any, index: int) -> Any:
+    """One run out of a tree of arrays [S, ...]: its state, to act with it alone."""
+    return jax.tree.map(lambda x: x[index], tree)

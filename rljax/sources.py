@@ -1,0 +1,135 @@
+"""Where batches come from."""
+
+import math
+from typing import Any
+
+import jax
+
+from rljax import distributions, rollout
+from rljax.data import priorities as priorities_lib
+from rljax.data import replay as replay_lib
+from rljax.errors import UserError
+from rljax.types import Env, Source, initial_memory
+
+
+def rollouts(env: Env, num_envs: int, length: int) -> Source:
+    """Fresh experience of the present policy: a `Rollout` [length, num_envs] at a time, episodes going on across rollouts."""
+
+    def init(agent, key):
+        return rollout.start(env, agent, num_envs, key)
+
+    def next_batch(state, agent, agent_state, key):
+        def act(observation, memory, key):
+            return agent.act(agent_state, observation, memory, key, True)
+
+        return rollout.unroll(env, act, initial_memory(agent, num_envs), state, key, length)
+
+    return Source(init, next_batch, env_steps=num_envs * length)
+
+
+def replay(
+    env: Env,
+    *,
+    num_envs: int,
+    length: int,
+    capacity: int,
+    warmup: int,
+    batch_size: int,
+    num_batches: int,
+    gamma,
+    num_steps=1,
+    priority_exponent=None,
+    importance_exponent=1.0,
+) -> Source:
+    """Experience kept and drawn again: `length` steps in `num_envs` environments, then `num_batches` batches of `Sample`.
+
+    Args:
+      capacity: transitions kept, rounded up to whole rollouts.
+      warmup: transitions by uniformly random actions before the first batch, rounded up to whole rollouts, at least one.
+      gamma: discount of the samples; may be traced.
+      num_steps: steps that a sample spans.
+      priority_exponent: None draws uniformly; a number (it may be traced) draws in proportion to priority^exponent and wants
+        the agent's update to return a `priority` [B] (see rljax.data.priorities).
+      importance_exponent: of the weights that correct for this; a number, or a function of the agent's state.
+
+    The batches of one `next` are drawn together, then updated on and their priorities set one after another: with
+    `num_batches` > 1 the later ones do not see the priorities that the earlier ones changed.
+    """
+    prioritised = priority_exponent is not None
+    rows = length * math.ceil(capacity / (num_envs * length))
+    warmup_rollouts = max(1, math.ceil(warmup / (num_envs * length)))
+
+    def collect(state, act, initial, key):
+        actors, ring, priorities = state
+        actors, batch, finished = rollout.unroll(env, act, initial, actors, key, length)
+        if prioritised:
+            slots = replay_lib.added_slots(ring, length)
+            priorities = priorities_lib.insert(priorities, slots, priority_exponent)
+        return (actors, replay_lib.add(ring, batch.steps.replace(extras={})), priorities), finished
+
+    def init(agent, key):
+        start_key, example_key, key = jax.random.split(key, 3)
+        actors = rollout.start(env, agent, num_envs, start_key)
+
+        def act(observation, memory, key):
+            return distributions.uniform_action(env.spec.action, num_envs, key), memory, {}
+
+        initial = initial_memory(agent, num_envs)
+        example = jax.eval_shape(lambda: rollout.unroll(env, act, initial, actors, example_key, 1)[1].steps)
+        ring = replay_lib.init(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), example), rows)
+        keys = jax.random.split(key, warmup_rollouts)
+        priorities = priorities_lib.init(rows * num_envs) if prioritised else ()
+        state = actors, ring, priorities
+        return jax.lax.scan(lambda state, key: collect(state, act, initial, key), state, keys)[0]
+
+    def next_batch(state, agent, agent_state, key):
+        collect_key, sample_key = jax.random.split(key)
+
+        def act(observation, memory, key):
+            return agent.act(agent_state, observation, memory, key, True)
+
+        state, finished = collect(state, act, initial_memory(agent, num_envs), collect_key)
+        _, ring, priorities = state
+        if prioritised:
+            beta = importance_exponent(agent_state) if callable(importance_exponent) else importance_exponent
+            slots, power = priorities_lib.sample(priorities, sample_key, (num_batches, batch_size))
+            weights = priorities_lib.importance_weights(power, beta)
+            batch = replay_lib.read(ring, slots.reshape(-1), gamma, num_steps).replace(weight=weights.reshape(-1))
+        else:
+            slots = replay_lib.sample_uniform(ring, sample_key, num_batches * batch_size)
+            batch = replay_lib.read(ring, slots, gamma, num_steps)
+        if num_batches > 1:
+            batch = jax.tree.map(lambda x: x.reshape(num_batches, batch_size, *x.shape[1:]), batch)
+        return state, batch, finished
+
+    def feedback(state, batch, priority):
+        if priority is None:
+            raise UserError("Prioritised replay needs an agent whose update returns a `priority` for each sample.")
+        actors, ring, priorities = state
+        return actors, ring, priorities_lib.update(priorities, batch.slot, priority, priority_exponent)
+
+    steps = num_envs * length
+    return Source(
+        init,
+        next_batch,
+        feedback if prioritised else None,
+        env_steps=steps,
+        warmup_steps=warmup_rollouts * steps,
+        num_batches=num_batches,
+    )
+
+
+def replay_of(env: Env, config: Any, **changes) -> Source:
+    """The replay that the config of an off-policy agent describes by the fields num_envs, rollout_length, capacity, warmup,
+    batch_size, num_updates, gamma and num_steps; `changes` are arguments of `replay`."""
+    arguments = dict(
+        num_envs=config.num_envs,
+        length=config.rollout_length,
+        capacity=config.capacity,
+        warmup=config.warmup,
+        batch_size=config.batch_size,
+        num_batches=config.num_updates,
+        gamma=config.gamma,
+        num_steps=config.num_steps,
+    )
+    return replay(env, **(arguments | changes))

@@ -1,0 +1,195 @@
+"""The records that everything passes around: environments, data, agents and sources.
+
+`T` counts steps in time, `B` counts environments or samples, `N` environments side by side. Records hold arrays alone, so
+they are vmapped, sharded, saved and restored as they are.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+Key = PRNGKeyArray
+Params = Any
+Metrics = dict[str, Float[Array, ""]]
+
+
+def static(default, **kwargs):
+    """A field that shapes the program (sizes, names, switches): another value compiles anew. Other fields are traced."""
+    return struct.field(pytree_node=False, default=default, **kwargs)
+
+
+# --- Environments -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """Actions 0 ... num_actions - 1."""
+
+    num_actions: int
+
+    shape: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuous:
+    """Actions in the box [low, high]. Bounds are numbers, one for all dimensions: environments rescale (see envs.wrappers)."""
+
+    shape: tuple[int, ...]
+    low: float = -1.0
+    high: float = 1.0
+
+    @property
+    def size(self) -> int:
+        return self.shape[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvSpec:
+    """What an agent must know of its environment.
+
+    observation_shape: shape of one observation.
+    action: Discrete or Continuous.
+    episode_length: steps after which an episode is truncated at the latest; None where nothing bounds it.
+    costly_reset: a reset costs as much as many steps, so rollouts prepare starts ahead (see rljax.rollout).
+    """
+
+    observation_shape: tuple[int, ...]
+    action: Discrete | Continuous
+    episode_length: int | None = None
+    costly_reset: bool = False
+
+
+@struct.dataclass
+class TimeStep:
+    """What follows an action. `observation` is the one the dynamics led to: an episode's last one is never replaced.
+
+    terminated: the MDP ended; nothing follows and the value of `observation` is 0.
+    truncated: the episode was stopped from outside (a time limit); the value of `observation` counts.
+    """
+
+    observation: Array
+    reward: Float[Array, ""]
+    terminated: Bool[Array, ""]
+    truncated: Bool[Array, ""]
+    info: dict[str, Array] = struct.field(default_factory=dict)
+
+
+class Env(Protocol):
+    """One environment as a frozen pytree: its numeric parameters are leaves, so dynamics are vmapped like anything else.
+
+    An environment never resets itself: whoever steps it does (`rljax.rollout` for the sources), so that the last observation
+    of an episode is always at hand.
+    """
+
+    @property
+    def spec(self) -> EnvSpec: ...
+
+    def reset(self, key: Key) -> tuple[Any, Array]:
+        """The state and the first observation of a new episode."""
+
+    def step(self, state: Any, action: Array, key: Key) -> tuple[Any, TimeStep]:
+        """One step from `state`."""
+
+
+# --- Data -------------------------------------------------------------------------------------------------------------
+
+
+@struct.dataclass
+class Transition:
+    """Steps of the MDP: one, a batch [B] or a rollout [T, B] (then row t follows row t - 1, cut where an episode ended).
+
+    next_observation is what the dynamics led to, so `value(next_observation)` is the right bootstrap after a time limit.
+    `extras` holds what acting gave besides the action (`log_prob` ...).
+    """
+
+    observation: Array
+    action: Array
+    reward: Float[Array, "*B"]
+    terminated: Bool[Array, "*B"]
+    truncated: Bool[Array, "*B"]
+    next_observation: Array
+    extras: dict[str, Array] = struct.field(default_factory=dict)
+
+    @property
+    def done(self) -> Bool[Array, "*B"]:
+        """An episode ended with this step, for whichever reason."""
+        return self.terminated | self.truncated
+
+
+@struct.dataclass
+class Rollout:
+    """Steps of N environments side by side, and the agent's memory before the first of them (`()` for the memoryless)."""
+
+    steps: Transition  # [T, N]
+    memory: Any  # [N]
+
+
+@struct.dataclass
+class Sample:
+    """A batch drawn from a replay: transitions [B], importance weights [B] (1 where drawn uniformly), where it lay [B].
+
+    `transition.reward` and `discount` may span several steps: `reward` is their discounted sum and the target is
+    `reward + discount * value(next_observation)`, with `discount` 0 after a termination.
+    """
+
+    transition: Transition
+    discount: Float[Array, " B"]
+    weight: Float[Array, " B"]
+    slot: Int[Array, " B"]
+
+
+# --- Agents and sources -----------------------------------------------------------------------------------------------
+
+
+class Agent(NamedTuple):
+    """Pure functions that learn and act; the state is a pytree of arrays alone.
+
+    init:   (key) -> state
+    act:    (state, observation [B, ...], memory [B, ...], key, explore) -> (action [B, ...], memory, extras)
+    update: (state, batch, key) -> (state, metrics)
+    memory: what one environment remembers at the start of an episode (a recurrent state); `()` for the memoryless.
+
+    Metrics are scalars. One name is kept apart: `priority` [B], the new replay priorities of the batch, which the loop hands
+    to the source.
+    """
+
+    init: Callable[[Key], Any]
+    act: Callable[..., tuple[Array, Any, dict[str, Array]]]
+    update: Callable[[Any, Any, Key], tuple[Any, Metrics]]
+    memory: Any = ()
+
+
+class Source(NamedTuple):
+    """Where the next batch comes from.
+
+    init: (agent, key) -> state
+    next: (state, agent, agent_state, key) -> (state, batch, metrics)
+    feedback: (state, batch, priority [B]) -> state, or None: learn from what the update found (prioritised replay).
+    env_steps: environment steps that one `next` takes; 0 for data at rest.
+    warmup_steps: environment steps that `init` takes.
+    num_batches: with more than one, `next` gives a stack of batches [num_batches, ...] and the loop updates on each in turn.
+    """
+
+    init: Callable[[Agent, Key], Any]
+    next: Callable[[Any, Agent, Any, Key], tuple[Any, Any, Metrics]]
+    feedback: Callable[[Any, Any, Array], Any] | None = None
+    env_steps: int = 0
+    warmup_steps: int = 0
+    num_batches: int = 1
+
+
+class Model(NamedTuple):
+    """A network's parameters and its optimiser's state: one of each, so that nothing moves that was not updated."""
+
+    params: Params
+    opt_state: Any
+
+
+def initial_memory(agent: Agent, batch_size: int) -> Any:
+    """The memory of `batch_size` environments at the start of their episodes, [batch_size, ...]."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (batch_size, *x.shape)), agent.memory)

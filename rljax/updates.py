@@ -1,0 +1,58 @@
+"""Ways to change parameters that many agents share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from rljax.errors import UserError
+from rljax.parallel import spread
+from rljax.types import Key, Metrics, Model
+
+
+def descend(optimiser: optax.GradientTransformation, model: Model, loss: Callable) -> tuple[Model, Metrics]:
+    """One gradient step on `loss`: (params) -> (loss, metrics)."""
+    gradient, metrics = jax.grad(loss, has_aux=True)(model.params)
+    step, opt_state = optimiser.update(gradient, model.opt_state, model.params)
+    return Model(optax.apply_updates(model.params, step), opt_state), metrics
+
+
+def minibatch_epochs(
+    step: Callable, state: Any, data: Any, key: Key, num_epochs: int, num_minibatches: int, axis: int = 0
+) -> tuple[Any, Metrics]:
+    """Several passes over `data`, each shuffled anew along `axis` and cut into minibatches.
+
+    Args:
+      step: (state, minibatch) -> (state, metrics).
+      data: pytree of arrays that share the length of `axis`.
+    Returns:
+      the state and the metrics, averaged over all minibatches.
+    Raises:
+      ValueError: the length is not a multiple of `num_minibatches`.
+    """
+    size = jax.tree.leaves(data)[0].shape[axis]
+    if size % num_minibatches:
+        raise UserError(f"num_minibatches={num_minibatches} must divide the {size} samples of a rollout.")
+
+    def epoch(state, key):
+        def minibatch(state, index):
+            return step(state, spread(jax.tree.map(lambda x: jnp.take(x, index, axis), data), axis))
+
+        return jax.lax.scan(minibatch, state, shuffled(key, size).reshape(num_minibatches, -1))
+
+    state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, num_epochs))
+    return state, jax.tree.map(jnp.mean, metrics)
+
+
+def shuffled(key: Key, size: int) -> Int[Array, " size"]:
+    """0 ... size - 1 in random order, for cutting into minibatches.
+
+    Random bits stand in front of each index, and these numbers are sorted: one sort of plain integers, on CPUs in a fifth of
+    the time of jax.random.permutation. Indices whose bits agree (with 8,192 there are 19 bits) keep their order.
+    """
+    width = max(size - 1, 1).bit_length()
+    bits = jax.random.bits(key, (size,)) << width
+    return (jnp.sort(bits | jnp.arange(size, dtype=jnp.uint32)) & ((1 << width) - 1)).astype(jnp.int32)
