@@ -1,0 +1,171 @@
+"""Soft actor-critic. Haarnoja et al., 2018, arXiv:1801.01290 and arXiv:1812.05905; discrete actions: Christodoulou, 2019,
+arXiv:1910.07207.
+
+The policy is paid for its entropy, and the price of entropy (the temperature) is learned so that the entropy stays at a target.
+Continuous actions are tanh-squashed normals in [-1, 1]; with discrete actions every expectation over them is exact.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from rljax import distributions, sources
+from rljax.losses import actor_critic
+from rljax.losses.value import td_target
+from rljax.networks.ensemble import ensemble
+from rljax.networks.feed_forward import FeedForward, structure
+from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source, static
+from rljax.updates import descend
+
+
+@struct.dataclass
+class Config:
+    """Defaults: the papers' (table 1 of arXiv:1812.05905; target entropy of arXiv:1910.07207 for discrete actions)."""
+
+    policy_learning_rate: float = 3e-4
+    critic_learning_rate: float = 3e-4
+    temperature_learning_rate: float = 3e-4
+    gamma: float = 0.99
+    target_rate: float = 0.005  # share of the new critics in the target critics, each update
+    reward_scale: float = 1.0
+    initial_temperature: float = 1.0
+    entropy_per_dimension: float = -1.0  # target entropy of continuous actions, times their number of dimensions
+    entropy_share: float = 0.98  # target entropy of discrete actions, as a share of the largest possible
+    learn_temperature: bool = static(True)
+    num_critics: int = static(2)
+    hidden: tuple[int, ...] = static((256, 256))
+    channels: tuple[int, ...] = static(())  # of 3 x 3 convolutions before the hidden layers
+    activation: str = static("relu")
+    layer_norm: bool = static(False)  # in the critics
+    dtype: str = static("float32")
+    num_envs: int = static(1)
+    rollout_length: int = static(1)  # steps in each environment between updates
+    num_updates: int = static(1)  # after each rollout
+    num_steps: int = static(1)  # that a sample spans
+    batch_size: int = static(256)
+    capacity: int = static(1_000_000)
+    warmup: int = static(10_000)  # random steps before the first update
+
+
+class State(NamedTuple):
+    policy: Model
+    critic: Model
+    target_critic: Params
+    temperature: Model  # its logarithm
+
+
+def networks(spec: EnvSpec, config: Config) -> tuple[FeedForward, FeedForward]:
+    """Policy and critics.
+
+    Continuous: (observation) -> [..., 2 A], mean and unbounded log std; (observation, action) -> Q [E, ..., 1].
+    Discrete: (observation) -> [..., A], logits; (observation) -> Q [E, ..., A].
+    """
+    continuous = isinstance(spec.action, Continuous)
+    policy_size, critic_size = (2 * spec.action.size, 1) if continuous else (spec.action.num_actions,) * 2
+    shared = structure(spec, config)
+    critic = ensemble(FeedForward, config.num_critics)(critic_size, layer_norm=config.layer_norm, **shared)
+    return FeedForward(policy_size, **shared), critic
+
+
+def make(spec: EnvSpec, config: Config = Config()) -> Agent:
+    """SAC for continuous actions in [-1, 1] or discrete ones. Reads a `Sample` [B] at a time."""
+    continuous = isinstance(spec.action, Continuous)
+    policy, critic = networks(spec, config)
+    policy_optimiser = optax.adam(config.policy_learning_rate)
+    critic_optimiser = optax.adam(config.critic_learning_rate)
+    temperature_optimiser = optax.adam(config.temperature_learning_rate)
+    if continuous:
+        target_entropy = config.entropy_per_dimension * spec.action.size
+    else:
+        target_entropy = config.entropy_share * jnp.log(spec.action.num_actions)
+
+    def distribution(policy_params, observation):
+        output = policy.apply(policy_params, observation)
+        if not continuous:
+            return distributions.categorical(output)
+        mean, log_std = jnp.split(output, 2, axis=-1)
+        return distributions.TanhNormal(mean, distributions.bounded_log_std(log_std))
+
+    def q_taken(critic_params, observation, action):
+        """Each critic's value of the action, [E, B]."""
+        if continuous:
+            return critic.apply(critic_params, observation, action)[..., 0]
+        q = critic.apply(critic_params, observation)
+        return jnp.take_along_axis(q, action[None, :, None], axis=-1)[..., 0]
+
+    def soft_values(policy_params, critic_params, temperature, observation, key):
+        """Soft values of the policy [B], and its entropies [B]: from one action each, or exact where actions are discrete."""
+        acting = distribution(policy_params, observation)
+        if continuous:
+            action, log_prob = acting.sample_and_log_prob(seed=key)
+            q = q_taken(critic_params, observation, action)
+            return jax.vmap(actor_critic.soft_value, (1, 0, None))(q, log_prob, temperature), -log_prob
+        q = critic.apply(critic_params, observation)
+        log_probs = jax.nn.log_softmax(acting.logits)
+        values = jax.vmap(actor_critic.expected_soft_value, (1, 0, None))(q, log_probs, temperature)
+        return values, acting.entropy()
+
+    def init(key: Key) -> State:
+        policy_key, critic_key = jax.random.split(key)
+        observation = jnp.zeros((1, *spec.observation_shape))
+        action = (jnp.zeros((1, *spec.action.shape)),) if continuous else ()
+        policy_params = policy.init(policy_key, observation)
+        critic_params = critic.init(critic_key, observation, *action)
+        log_temperature = jnp.log(jnp.float32(config.initial_temperature))
+        return State(
+            policy=Model(policy_params, policy_optimiser.init(policy_params)),
+            critic=Model(critic_params, critic_optimiser.init(critic_params)),
+            target_critic=jax.tree.map(jnp.copy, critic_params),  # apart, so that the state can be donated
+            temperature=Model(log_temperature, temperature_optimiser.init(log_temperature)),
+        )
+
+    def act(state: State, observation, memory, key: Key, explore: bool = True):
+        acting = distribution(state.policy.params, observation)
+        return acting.sample(seed=key) if explore else acting.mode(), memory, {}
+
+    def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
+        target_key, policy_key = jax.random.split(key)
+        steps = batch.transition
+        temperature = jnp.exp(state.temperature.params)
+        next_value, _ = soft_values(
+            state.policy.params, state.target_critic, temperature, steps.next_observation, target_key
+        )
+
+        target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
+
+        def critic_loss(params):
+            q = q_taken(params, steps.observation, steps.action)
+            errors = target - q
+            loss = 0.5 * (batch.weight * jnp.square(errors).sum(axis=0)).mean()
+            return loss, {"loss/critic": loss, "critic/q": q.mean(), "priority": jnp.abs(errors).mean(axis=0)}
+
+        critic_model, critic_metrics = descend(critic_optimiser, state.critic, critic_loss)
+
+        def policy_loss(params):
+            value, entropy = soft_values(params, critic_model.params, temperature, steps.observation, policy_key)
+            return -value.mean(), {"loss/policy": -value.mean(), "policy/entropy": entropy.mean()}
+
+        policy_model, policy_metrics = descend(policy_optimiser, state.policy, policy_loss)
+
+        def temperature_loss(log_temperature):
+            entropy = policy_metrics["policy/entropy"]
+            loss = actor_critic.temperature_loss(log_temperature, entropy, target_entropy)
+            return loss, {"policy/temperature": temperature}
+
+        metrics = critic_metrics | policy_metrics
+        temperature_model = state.temperature
+        if config.learn_temperature:
+            temperature_model, temperature_metrics = descend(temperature_optimiser, state.temperature, temperature_loss)
+            metrics |= temperature_metrics
+        target_critic = optax.incremental_update(critic_model.params, state.target_critic, config.target_rate)
+        return State(policy_model, critic_model, target_critic, temperature_model), metrics
+
+    return Agent(init, act, update)
+
+
+def source(env: Env, config: Config = Config()) -> Source:
+    """Steps of the present policy into a replay, batches out of it."""
+    return sources.replay_of(env, config)
