@@ -1,0 +1,221 @@
+"""Measure speed here and now: environment steps and updates per second, compile seconds, peak memory.
+
+  python -m rljax.experiments.benchmark                       the agents on their small environments
+  python -m rljax.experiments.benchmark --cases=ppo:brax/hopper,dqn:gymnax/CartPole-v1
+  python -m rljax.experiments.benchmark --handwritten         PPO against the same by hand, turn by turn
+  python -m rljax.experiments.benchmark --seeds               16 seeds against 16 times one seed
+  python -m rljax.experiments.benchmark --peers=.venv-peers/bin/python    against rejax and Stable-Baselines3 (make benchmark-peers)
+
+Machines are noisy: compare ratios of one run, not numbers of two. Times are medians and leave compiling out.
+"""
+
+import json
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import jax
+from absl import app, flags
+
+import rljax
+from rljax import train
+from rljax.errors import UserError
+from rljax.experiments import catalog, cli
+from rljax.experiments.plan import Plan, Program
+
+FLAGS = flags.FLAGS
+
+CASES = ("ppo:gymnax/CartPole-v1", "dqn:gymnax/CartPole-v1", "sac:gymnax/Pendulum-v1", "td3:gymnax/Pendulum-v1")
+CHUNK_SECONDS = 2.0  # of a timed chunk, about
+PEERS = ("rejax", "stable-baselines3")
+
+
+def define_flags():
+    flags.DEFINE_list("cases", list(CASES), "AGENT:ENVIRONMENT pairs.")
+    flags.DEFINE_integer("num_seeds", 2, "Seeds side by side.")
+    flags.DEFINE_enum("layout", "auto", ["auto", "vmap", "devices", "map", "data"], "How seeds share devices.")
+    flags.DEFINE_integer("repetitions", 7, "Timed chunks of each program.")
+    flags.DEFINE_bool("handwritten", False, "Compare PPO on CartPole with one file without this library.")
+    flags.DEFINE_bool("seeds", False, "Compare 16 seeds in one program with 16 times one seed.")
+    flags.DEFINE_string("peers", None, "Python of an environment with rejax and Stable-Baselines3.")
+    flags.DEFINE_integer("peer_steps", 500_000, "Environment steps of the comparison with peers.")
+    flags.DEFINE_string("out", None, "Also write the numbers to this JSON file.")
+    flags.DEFINE_bool("debug", False, "Show the traceback of errors.")
+
+
+def main(argv):
+    del argv
+    if FLAGS.handwritten:
+        results = handwritten(FLAGS.repetitions)
+    elif FLAGS.seeds:
+        results = seeds(FLAGS.repetitions)
+    elif FLAGS.peers:
+        results = peers(FLAGS.peers, FLAGS.peer_steps)
+    else:
+        results = [case(*text.split(":", 1), FLAGS.num_seeds, FLAGS.layout, FLAGS.repetitions) for text in FLAGS.cases]
+    show(results)
+    if FLAGS.out:
+        pathlib.Path(FLAGS.out).write_text(json.dumps(results, indent=2) + "\n")
+
+
+def case(agent: str, env: str, num_seeds: int, layout: str, repetitions: int) -> dict:
+    """Speed of one agent in one environment, with the settings tuned for it, all seeds counted together."""
+    config = catalog.fields(catalog.agent(agent).Config().replace(**catalog.tuned(agent, env)))
+    config = {**config, **({"total_steps": 1e9} if "total_steps" in config else {})}
+    program = Program(Plan(agent, env, steps=10**9, num_seeds=num_seeds, layout=layout, config=config))
+    run, state = compiled(program, 1)
+    state, seconds = timed(run, state)
+    iterations = max(1, round(CHUNK_SECONDS / max(seconds, 1e-4)))
+    start = time.perf_counter()
+    run, _ = compiled(program, iterations)
+    compile_seconds = time.perf_counter() - start
+    state, _ = timed(run, state)
+    times = []
+    for _ in range(repetitions):
+        state, seconds = timed(run, state)
+        times.append(seconds)
+    per_iteration = statistics.median(times) / iterations
+    return {
+        "what": f"{agent} {env}",
+        "num_seeds": num_seeds,
+        "env_steps_per_second": round(num_seeds * program.source.env_steps / per_iteration),
+        "updates_per_second": round(num_seeds * program.source.num_batches / per_iteration, 1),
+        "compile_seconds": round(compile_seconds, 1),
+        "peak_memory_mb": peak_memory(),
+    }
+
+
+def compiled(program: Program, iterations: int):
+    """A chunk of all runs of a program, compiled, and a state to start it from."""
+    keys, points = program.inputs()
+    state = program.fleet.over(lambda key, point: program.learner(point).init(key))(keys, points)
+    chunk = program.fleet.over(lambda state, point: program.learner(point).run(state, iterations), donate=(0,))
+    chunk = chunk.lower(state, points).compile()
+    return lambda state: chunk(state, points), state
+
+
+def timed(run, state):
+    """The state after a chunk, and the seconds it took."""
+    start = time.perf_counter()
+    state, metrics = run(state)
+    jax.block_until_ready(metrics)
+    return state, time.perf_counter() - start
+
+
+def handwritten(repetitions: int, num_envs: int = 64, length: int = 128, iterations: int = 40) -> list[dict]:
+    """PPO on CartPole by this library and by hand, one seed on one device, in turns."""
+    from rljax.experiments.benchmarks import handwritten_ppo
+
+    ppo, env_name = catalog.agent("ppo"), "gymnax/CartPole-v1"
+    env, config = rljax.envs.make(env_name), ppo.Config(num_envs=num_envs, rollout_length=length)
+    learner = train.make(ppo.make(env.spec, config), ppo.source(env, config))
+    init, iterate = handwritten_ppo.make("CartPole-v1", num_envs, length)
+
+    def by_hand(state):
+        return jax.lax.scan(lambda state, _: iterate(state), state, length=iterations)
+
+    programs = {
+        "rljax": (learner.init, lambda state: learner.run(state, iterations)),
+        "by hand": (init, by_hand),
+    }
+    steps, results, running = num_envs * length * iterations, {}, {}
+    for name, (start_state, chunk) in programs.items():
+        state = jax.jit(start_state)(jax.random.key(0))
+        start = time.perf_counter()
+        run = jax.jit(chunk, donate_argnums=0).lower(state).compile()
+        results[name] = {
+            "what": f"PPO CartPole, {name}",
+            "num_seeds": 1,
+            "compile_seconds": round(time.perf_counter() - start, 1),
+        }
+        running[name] = (run, timed(run, state)[0])
+    rates = {name: [] for name in programs}
+    for _ in range(repetitions):
+        for name, (run, state) in running.items():
+            state, seconds = timed(run, state)
+            running[name] = (run, state)
+            rates[name].append(steps / seconds)
+    for name in programs:
+        results[name]["env_steps_per_second"] = round(statistics.median(rates[name]))
+    ratios = [a / b for a, b in zip(rates["rljax"], rates["by hand"])]
+    results["rljax"]["ratio"] = {
+        "to": "by hand",
+        "median": statistics.median(ratios),
+        "min": min(ratios),
+        "max": max(ratios),
+    }
+    return list(results.values())
+
+
+def seeds(repetitions: int, count: int = 16) -> list[dict]:
+    """Seconds of an iteration of PPO on CartPole for one seed, and for many in one program, per seed."""
+    one = case("ppo", "gymnax/CartPole-v1", 1, "map", repetitions)
+    many = [case("ppo", "gymnax/CartPole-v1", count, layout, repetitions) for layout in ("devices", "vmap", "map")]
+    for entry, layout in zip(many, ("devices", "vmap", "map")):
+        entry["what"] += f", {layout}"
+        ratio = entry["env_steps_per_second"] / one["env_steps_per_second"]
+        entry["ratio"] = {"to": "one seed after another", "median": ratio, "min": ratio, "max": ratio}
+    return [one, *many]
+
+
+def peers(python: str, steps: int) -> list[dict]:
+    """PPO on CartPole for the same budget: this library (compiling included, and apart), rejax and Stable-Baselines3.
+
+    Raises ValueError where that Python has them not.
+    """
+    script = pathlib.Path(__file__).parent / "benchmarks" / "peers.py"
+    results = []
+    for name in ("rljax", *PEERS):
+        command = [sys.executable if name == "rljax" else python, str(script), name, str(steps)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"{name} did not run in {python}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+        results.append(
+            {"what": f"PPO CartPole, {name}", "num_seeds": 1, **json.loads(done.stdout.strip().splitlines()[-1])}
+        )
+    for entry in results[1:]:
+        ratio = entry["total_seconds"] / results[0]["total_seconds"]
+        entry["ratio"] = {"to": "seconds of rljax, all included", "median": ratio, "min": ratio, "max": ratio}
+    return results
+
+
+def peak_memory() -> int:
+    """Peak memory in MB: of the device where it tells, else of this process so far."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return round(stats["peak_bytes_in_use"] / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+def show(results: list[dict]) -> None:
+    """The numbers as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = list(dict.fromkeys(name for entry in results for name in entry))
+    table = Table()
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="left" if name in ("what", "ratio") else "right")
+    for entry in results:
+        table.add_row(*(_shown(entry.get(name)) for name in columns))
+    Console(width=160).print(table)
+
+
+def _shown(value) -> str:
+    if isinstance(value, dict):
+        spread = f" ({value['min']:.2f} to {value['max']:.2f})" if value["min"] != value["max"] else ""
+        return f"{value['median']:.2f}{spread} of {value['to']}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def entry():
+    define_flags()
+    rljax.runtime.use_cpu_devices(rljax.runtime.cpu_count())
+    app.run(cli.guarded(main))
+
+
+if __name__ == "__main__":
+    entry()

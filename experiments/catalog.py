@@ -1,0 +1,100 @@
+"""What can be run: agents by name, and their settings for an environment."""
+
+import dataclasses
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+from rljax.errors import UserError
+from rljax.names import nearest
+
+AGENTS = {
+    "ppo": "rljax.agents.online.ppo",
+    "sac": "rljax.agents.online.sac",
+    "td3": "rljax.agents.online.td3",
+    "dqn": "rljax.agents.online.dqn",
+}
+
+
+def agent(name: str) -> ModuleType:
+    """The module of an agent: its Config, make(spec, config) and source(env, config).
+
+    Args:
+      name: one of AGENTS, or the module of an agent of your own, as in `my_package.my_agent`.
+    Raises:
+      UserError: there is no such agent, or the module lacks what an agent's has.
+    """
+    if name not in AGENTS and "." not in name:
+        raise UserError(f"Unknown agent {name!r}; {nearest(name, AGENTS)}")
+    try:
+        module = importlib.import_module(AGENTS.get(name, name))
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        raise UserError(f"Unknown agent {name!r}: there is no module {error.name!r}.") from None
+    missing = [part for part in ("Config", "make", "source") if not hasattr(module, part)]
+    if missing:
+        raise UserError(f"The module {module.__name__} is not an agent's: it has no {' and no '.join(missing)}.")
+    return module
+
+
+def tuned(agent_name: str, env_name: str) -> dict[str, Any]:
+    """Settings of an agent for an environment that differ from its defaults; {} where none are kept."""
+    if agent_name not in AGENTS:
+        return {}
+    if importlib.util.find_spec(f"rljax.experiments.configs.{agent_name}") is None:
+        return {}
+    return dict(importlib.import_module(f"rljax.experiments.configs.{agent_name}").TUNED.get(env_name, {}))
+
+
+def fields(config: Any) -> dict[str, Any]:
+    """A config as a plain dictionary."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def configure(agent_name: str, values: dict[str, Any]) -> Any:
+    """The agent's Config with these values, checked.
+
+    Raises:
+      ValueError: an unknown field, a wrong type, a negative or NaN number.
+    """
+    config = agent(agent_name).Config()
+    known = {field.name: field for field in dataclasses.fields(config)}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{agent_name} has no config field {name!r}; {nearest(name, known)}")
+        _check(agent_name, name, value, getattr(config, name))
+    return config.replace(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def is_swept(agent_name: str, name: str) -> bool:
+    """Whether a field may differ between the runs of one program: whether it is a traced number."""
+    config = agent(agent_name).Config()
+    known = {field.name: field for field in dataclasses.fields(config)}
+    swept = [name for name, field in known.items() if field.metadata.get("pytree_node", True)]
+    if name not in known:
+        raise UserError(f"{agent_name} has no config field {name!r} to sweep; {nearest(name, swept)}")
+    return name in swept
+
+
+def _check(agent_name: str, name: str, value: Any, default: Any) -> None:
+    where = f"{agent_name}'s {name}={value!r}"
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise UserError(f"{where} must be True or False.")
+    elif isinstance(default, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{where} must be a number.")
+        if isinstance(default, int) and not isinstance(value, int):
+            raise UserError(f"{where} must be a whole number.")
+        if not abs(value) < float("inf") or (value < 0 <= default):
+            raise UserError(f"{where} must be finite{' and not negative' if default >= 0 else ''}.")
+        if isinstance(default, int) and default > 0 and value == 0:
+            raise UserError(f"{where} must be at least 1.")
+    elif isinstance(default, tuple) and not (
+        isinstance(value, tuple | list) and all(isinstance(x, int) and x > 0 for x in value)
+    ):
+        raise UserError(f"{where} must be a tuple of positive whole numbers, as in (64, 64).")
+    elif isinstance(default, str) and not isinstance(value, str):
+        raise UserError(f"{where} must be a name.")

@@ -1,0 +1,3 @@
+"""DQN. Its defaults are those for CartPole."""
+
+TUNED = {}

@@ -1,0 +1,26 @@
+"""SAC. docs/results says what was run with these; those for hopper do not hop yet."""
+
+TUNED = {
+    "gymnax/Pendulum-v1": {
+        "num_envs": 4,
+        "hidden": (64, 64),
+        "batch_size": 128,
+        "warmup": 1_000,
+        "capacity": 50_000,
+        "policy_learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "temperature_learning_rate": 1e-3,
+    },
+    "brax/hopper": {
+        "num_envs": 64,
+        "num_updates": 4,
+        "hidden": (128, 128),
+        "gamma": 0.997,
+        "reward_scale": 5.0,
+        "policy_learning_rate": 6e-4,
+        "critic_learning_rate": 6e-4,
+        "temperature_learning_rate": 6e-4,
+        "warmup": 8_192,
+        "capacity": 500_000,
+    },
+}

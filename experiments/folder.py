@@ -1,0 +1,174 @@
+"""A run's folder: config.json, metrics.csv, tb/, checkpoints/, curve.png, summary.json; and the agents that lie in it."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rljax import logging, parallel, plots
+from rljax.checkpoint import Checkpoints
+from rljax.errors import UserError
+from rljax.experiments.plan import Plan, Program
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "brax", "gymnax", "distrax", "orbax-checkpoint", "numpy")
+COLUMNS = {"evaluation/return": "evaluation return", "episode/return": "training episode return"}
+
+
+class Folder:
+    """Paths in a run's folder, and what stands there."""
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.config, self.metrics, self.summary = (
+            self.path / f for f in ("config.json", "metrics.csv", "summary.json")
+        )
+        self.tensorboard, self.checkpoints, self.curve = (self.path / f for f in ("tb", "checkpoints", "curve.png"))
+
+    def plan(self) -> Plan:
+        """What this folder's run is to do. Raises ValueError where there is no run."""
+        if not self.config.exists():
+            raise UserError(f"There is no run in {self.path}: it has no config.json.")
+        try:
+            return Plan.from_json(json.loads(self.config.read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.config} does not describe a run ({type(error).__name__}: {error}).") from error
+
+    def evaluation(self, env: str, explore: bool) -> pathlib.Path:
+        """Where a later evaluation in `env` is kept, apart for the exploring and the deterministic policy."""
+        return self.path / f"evaluation-{file_name(env)}{'-explore' if explore else ''}.json"
+
+    def begin(self, plan: Plan) -> None:
+        """Write config.json for a new run. Raises ValueError where the folder holds another run or anything else."""
+        if self.config.exists() and not self.metrics.exists() and self.plan() == plan:
+            return  # begun before, and stopped before its first chunk
+        if self.path.exists() and any(self.path.iterdir()):
+            what = "another run" if self.config.exists() else "other files"
+            raise UserError(f"{self.path} holds {what}; choose another --run_dir, or continue a run with --resume.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.config, {**plan.to_json(), **provenance()})
+
+    def resume(self, plan: Plan) -> None:
+        """Check that this folder's run was begun with the same plan; only its layout may differ. Raises ValueError."""
+        before, now = json.loads(json.dumps(self.plan().to_json())), json.loads(json.dumps(plan.to_json()))
+        changed = [name for name in now if before[name] != now[name] and name != "layout"]
+        if "config" in changed:
+            names = sorted({*before["config"], *now["config"]})
+            changed.remove("config")
+            changed += [f"config.{k}" for k in names if before["config"].get(k) != now["config"].get(k)]
+        if changed:
+            raise UserError(
+                f"{self.path} was begun with other settings ({', '.join(changed)}); leave them out to resume, "
+                "or choose another --run_dir."
+            )
+
+    def curves(self, column: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Of each point of the sweep: the steps [T] and scores [S, T] of a column of metrics.csv that has any."""
+        plan, table = self.plan(), logging.read_table(self.metrics)
+        if column not in table:
+            return {}
+        measured = np.isfinite(table[column])
+        steps = np.unique(table["step"][measured])
+        found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for row in np.flatnonzero(measured):
+            name = logging.name_of({field: table[field][row] for field in plan.sweep})
+            scores = found.setdefault(name, (steps, np.full((plan.num_seeds, len(steps)), np.nan)))[1]
+            scores[int(table["seed"][row]) - plan.seed, np.searchsorted(steps, table["step"][row])] = table[column][row]
+        return found
+
+    def column(self) -> str:
+        """What a learning curve shows: evaluations where there were several along the run, else the episodes of training."""
+        evaluated = any(len(steps) > 1 for steps, _ in self.curves("evaluation/return").values())
+        return "evaluation/return" if evaluated or not self.curves("episode/return") else "episode/return"
+
+    def draw(self) -> None:
+        """curve.png."""
+        plan, column = self.plan(), self.column()
+        curves = named(self.curves(column), plan)
+        plots.learning_curves(curves, self.curve, f"{plan.agent} on {plan.env}", COLUMNS[column])
+
+
+class Trained(NamedTuple):
+    """The agents of a run: `states` [S], those of `program.runs`, after `steps` environment steps each."""
+
+    program: Program
+    states: Any
+    steps: int
+
+    def policy(self, index: int = 0, explore: bool = False) -> tuple[Callable, Any]:
+        """One of the agents, to act with in plain Python: a jitted function and the memory that an episode begins with.
+
+        The function: (observation [...], memory, key) -> (action [...], memory), without batch axes.
+        """
+        agent, state = self.program.agent(self.program.runs[index][0]), parallel.select(self.states, index)
+
+        @jax.jit
+        def act(observation, memory, key):
+            batch = jax.tree.map(lambda x: jnp.asarray(x)[None], (observation, memory))
+            action, memory, _ = agent.act(state, *batch, key, explore)
+            return jax.tree.map(lambda x: x[0], (action, memory))
+
+        return act, agent.memory
+
+
+def load(run_dir: str | pathlib.Path) -> Trained:
+    """The agents of a run's last checkpoint, without its environments and replay, which are not read. To act with one:
+
+        act, memory = load("runs/ppo-cartpole").policy(0)
+        action, memory = act(observation, memory, jax.random.key(0))
+
+    Raises:
+      ValueError: there is no run or no checkpoint, or it cannot be read.
+    """
+    folder = Folder(run_dir)
+    plan = folder.plan()
+    if not folder.checkpoints.exists():
+        raise UserError(f"There is no checkpoint in {folder.path}: it has no folder {folder.checkpoints.name}.")
+    with contextlib.closing(Checkpoints(folder.checkpoints)) as checkpoints:
+        if checkpoints.latest is None:
+            raise UserError(f"There is no checkpoint in {folder.checkpoints}: the run has not saved any yet.")
+        program = Program(plan)
+        one = jax.eval_shape(lambda key: program.agent(program.points[0]).init(key), jax.random.key(0))
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(program.runs), *x.shape), x.dtype), one)
+        states = checkpoints.restore({"agent": like}, part=True)["agent"]
+        return Trained(program, states, program.steps(checkpoints.latest))
+
+
+def named(curves: dict, plan: Plan) -> dict:
+    """The curve of a run without a sweep is named by its agent."""
+    return {plan.agent if name == "all" else name: value for name, value in curves.items()}
+
+
+def file_name(text: str) -> str:
+    """`text` with what cannot be in a file's name replaced."""
+    return "".join(c if c.isalnum() or c in "-._=" else "-" for c in text)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Written aside and renamed, so that the file is always whole."""
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(aside, path)
+
+
+def device() -> str:
+    """The devices of this run in words, such as `2 x cpu (x86_64)`."""
+    first = jax.devices()[0]
+    kind = platform.machine() if first.platform == "cpu" else first.device_kind
+    return f"{jax.device_count()} x {first.platform} ({kind})"
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, device and commit. The commit is null where the code does not lie in a git checkout."""
+    here = pathlib.Path(__file__).parent
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    return {"versions": versions, "device": device(), "commit": git.stdout.strip() or None}

@@ -1,0 +1,126 @@
+"""What a run is to do, checked before anything is compiled, and how to build it again from its folder."""
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from rljax import parallel, train
+from rljax.check import check_agent, check_env
+from rljax.envs import make as make_env
+from rljax.errors import UserError
+from rljax.experiments import catalog
+from rljax.types import Agent, Env
+
+MAX_CHUNKS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The flags that decide a run's result. Two runs of equal plans on equal layouts are equal to the bit.
+
+    steps: environment steps of each run; updates where the agent learns from data at rest.
+    sweep: values of config fields; every combination is a point, and every point is run with every seed.
+    eval_every: environment steps between evaluations; 0: only at the end.
+    """
+
+    agent: str
+    env: str
+    steps: int
+    num_seeds: int = 1
+    seed: int = 0
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sweep: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    eval_episodes: int = 100
+    eval_every: int = 0
+    eval_explore: bool = False
+    log_every: int = 0
+    layout: str = "auto"
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "Plan":
+        names = {field.name for field in dataclasses.fields(cls)}
+        plan = {name: value for name, value in saved.items() if name in names}
+        plan["config"] = {k: tuple(v) if isinstance(v, list) else v for k, v in plan["config"].items()}
+        return cls(**plan)
+
+
+class Program:
+    """A plan made real: environment, agent and loop for each run, laid out over the devices."""
+
+    def __init__(self, plan: Plan):
+        """Raises ValueError with one sentence for whatever in the plan cannot be."""
+        for name in ("steps", "num_seeds", "eval_episodes"):
+            if getattr(plan, name) < 1:
+                raise UserError(f"--{name}={getattr(plan, name)} must be at least 1.")
+        for name in ("seed", "eval_every", "log_every"):
+            if getattr(plan, name) < 0:
+                raise UserError(f"--{name}={getattr(plan, name)} must not be negative.")
+        self.plan = plan
+        self.module = catalog.agent(plan.agent)
+        self.env: Env = make_env(plan.env)
+        self.config = catalog.configure(plan.agent, plan.config)
+        if hasattr(self.config, "total_steps") and not self.config.total_steps:
+            self.config = self.config.replace(total_steps=float(plan.steps))
+        for name, values in plan.sweep.items():
+            if not catalog.is_swept(plan.agent, name):
+                raise UserError(
+                    f"{name} shapes the program and cannot be swept in one; give it by --config.{name} run by run."
+                )
+            for value in values:
+                catalog.configure(plan.agent, {name: value})
+        self.points = [dict(zip(plan.sweep, values)) for values in itertools.product(*plan.sweep.values())]
+        self.runs = [(point, plan.seed + i) for point in self.points for i in range(plan.num_seeds)]
+        self.fleet = parallel.fleet(len(self.runs), plan.layout)
+        self.agent({})  # refuses what it cannot act in
+        self.source = self.module.source(self.env, self.config)
+        self._count_chunks()
+        check_env(self.env)
+        check_agent(self.agent({}), self.env, self.source)
+
+    def _count_chunks(self) -> None:
+        per_iteration, warmup = self.steps_per_iteration, self.source.warmup_steps
+        iterations = math.ceil((self.plan.steps - warmup) / per_iteration)
+        if self.plan.steps - warmup < per_iteration:
+            raise UserError(
+                f"--steps={self.plan.steps} is less than one iteration of {self.plan.agent}, which takes {per_iteration} steps"
+                + (f" after {warmup} of warm-up" if warmup else "")
+                + "; raise --steps or lower num_envs."
+            )
+        if self.plan.log_every:
+            self.chunk = max(1, round(self.plan.log_every / per_iteration))
+        else:  # the number of chunks near half of MAX_CHUNKS that overshoots least
+            sizes = {
+                math.ceil(iterations / n)
+                for n in range(min(MAX_CHUNKS // 4, iterations), min(MAX_CHUNKS, iterations) + 1)
+            }
+            self.chunk = min(sizes, key=lambda size: (-iterations % size, -size))
+        self.num_chunks = math.ceil(iterations / self.chunk)
+        self.chunks_per_evaluation = max(1, round(self.plan.eval_every / (self.chunk * per_iteration)))
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps; updates where the data are at rest."""
+        return self.source.env_steps or self.source.num_batches
+
+    def steps(self, chunks: int) -> int:
+        """Steps of one run after so many chunks."""
+        return self.source.warmup_steps + chunks * self.chunk * self.steps_per_iteration
+
+    def agent(self, point: dict[str, Any]) -> Agent:
+        return self.module.make(self.env.spec, self.config.replace(**point))
+
+    def learner(self, point: dict[str, Any]) -> train.Learner:
+        """The loop for the point of a sweep; the values may be traced."""
+        config = self.config.replace(**point)
+        return train.make(self.module.make(self.env.spec, config), self.module.source(self.env, config))
+
+    def inputs(self):
+        """Keys and points [padded] of all runs."""
+        points = {name: np.array([point[name] for point, _ in self.runs], np.float32) for name in self.plan.sweep}
+        return self.fleet.keys([seed for _, seed in self.runs]), self.fleet.place(points)

@@ -1,0 +1,43 @@
+"""Losses of action values, by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax.losses import value
+
+
+def test_termination_cuts_the_target_and_a_time_limit_does_not():
+    assert value.td_target(jnp.array(1.0), jnp.array(0.0), jnp.array(5.0)) == 1.0
+    assert value.td_target(jnp.array(1.0), jnp.array(0.9), jnp.array(5.0)) == 5.5
+
+
+def test_no_gradient_through_a_target():
+    assert jax.grad(value.td_target, 2)(jnp.array(1.0), jnp.array(0.9), jnp.array(5.0)) == 0.0
+
+
+def test_double_q_value():
+    online, target = jnp.array([1.0, 3.0, 2.0]), jnp.array([10.0, 20.0, 30.0])
+    assert value.double_q_value(online, target) == 20.0  # Double DQN: chosen by one, judged by the other
+    assert value.double_q_value(target, target) == 30.0  # DQN: the maximum
+
+
+@pytest.mark.parametrize(
+    "error, delta, expected, slope",
+    [
+        (0.5, 1.0, 0.125, 0.5),  # 0.5^2 / 2
+        (-0.5, 1.0, 0.125, -0.5),
+        (3.0, 1.0, 2.5, 1.0),  # 1 (3 - 1/2)
+        (-3.0, 2.0, 4.0, -2.0),  # 2 (3 - 2/2)
+        (3.0, 1e6, 4.5, 3.0),  # half the square
+    ],
+)
+def test_huber(error, delta, expected, slope):
+    np.testing.assert_allclose(value.huber(jnp.array(error), delta), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(value.huber)(jnp.array(error), delta), slope, rtol=1e-6)
+
+
+def test_dueling():
+    # mean advantage 2: 10 + [1, 2, 3] - 2
+    np.testing.assert_allclose(value.dueling(jnp.array(10.0), jnp.array([1.0, 2.0, 3.0])), [9.0, 10.0, 11.0])
