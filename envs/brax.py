@@ -19,11 +19,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Int
 
 from rljax.envs.wrappers import strong
 from rljax.errors import UserError
+from rljax.record import record, static
 from rljax.types import Continuous, EnvSpec, Key, TimeStep
 
 NAMES = (
@@ -40,13 +40,13 @@ NAMES = (
 )
 
 
-@struct.dataclass
+@record
 class BraxState:
     brax: Any  # brax.envs.State
     steps: Int[Array, ""]
 
 
-@struct.dataclass
+@record
 class BraxEnv:
     """One brax environment; the time limit is `spec.episode_length`, a truncation. brax's metrics are in `info`.
 
@@ -55,8 +55,8 @@ class BraxEnv:
     """
 
     sys: Any
-    env: Any = struct.field(pytree_node=False)
-    spec: EnvSpec = struct.field(pytree_node=False)
+    env: Any = static()
+    spec: EnvSpec = static()
 
     def reset(self, key: Key) -> tuple[BraxState, Array]:
         state = strong(self._env().reset(key))

@@ -24,16 +24,16 @@ import gymnax
 import gymnax.environments.spaces as spaces
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array
 
 from rljax.envs.wrappers import rescale, strong
+from rljax.record import record, static
 from rljax.types import Continuous, Discrete, EnvSpec, Key, TimeStep
 
 TIME_LIMIT = "max_steps_in_episode"
 
 
-@struct.dataclass
+@record
 class GymnaxEnv:
     """One gymnax environment.
 
@@ -46,10 +46,10 @@ class GymnaxEnv:
     """
 
     params: dict[str, Array]
-    env: Any = struct.field(pytree_node=False)
-    fixed: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False)
-    num_states: int | None = struct.field(pytree_node=False)  # where gymnax's observation is one of so many
-    spec: EnvSpec = struct.field(pytree_node=False)
+    env: Any = static()
+    fixed: tuple[tuple[str, Any], ...] = static()
+    num_states: int | None = static()  # where gymnax's observation is one of so many
+    spec: EnvSpec = static()
 
     def reset(self, key: Key) -> tuple[Any, Array]:
         observation, state = self.env.reset_env(key, self._params())

@@ -12,11 +12,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from rljax.errors import UserError
-from rljax.types import Continuous, EnvSpec, Key, TimeStep, static
+from rljax.record import record, static
+from rljax.types import Continuous, EnvSpec, Key, TimeStep
 
 # One character a cell: a wall (#), free (.), or free and the fixed goal of D4RL's maze2d (G).
 LAYOUTS = {
@@ -52,7 +52,7 @@ MARGIN = 1e-3  # how close the point comes to a wall that stops it
 LONGEST_MOVE = 0.99  # in one step along one axis: less than a cell, so that no wall is jumped
 
 
-@struct.dataclass
+@record
 class PointMazeState:
     position: Float[Array, "2"]
     velocity: Float[Array, "2"]
@@ -60,7 +60,7 @@ class PointMazeState:
     time: Int[Array, ""]
 
 
-@struct.dataclass
+@record
 class PointMaze:
     """Push a point to the goal. Observation [x, y, vx, vy, goal_x, goal_y]; the action in [-1, 1]^2 is the force.
 

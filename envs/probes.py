@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Int
 
-from rljax.types import Continuous, Discrete, EnvSpec, Key, TimeStep, static
+from rljax.record import record, static
+from rljax.types import Continuous, Discrete, EnvSpec, Key, TimeStep
 
 BEST_SIZE = 0.5  # of a continuous action: well inside its box
 
@@ -41,7 +41,7 @@ def following(observation, reward, terminated=True, truncated=False) -> TimeStep
     return TimeStep(observation, jnp.float32(reward), jnp.bool_(terminated), jnp.bool_(truncated))
 
 
-@struct.dataclass
+@record
 class ConstantReward:
     """One step, observation [0], reward 1; actions do not matter (there is one).
 
@@ -61,7 +61,7 @@ class ConstantReward:
         return (), following(jnp.zeros(1), 1.0)
 
 
-@struct.dataclass
+@record
 class ObservationReward:
     """One step, observation [-1] or [1], which is also the reward; actions do not matter (there is one).
 
@@ -82,7 +82,7 @@ class ObservationReward:
         return state, following(state[None], state)
 
 
-@struct.dataclass
+@record
 class TwoStepCredit:
     """Two steps, observations [0] then [1], rewards 0 then 1; actions do not matter (there is one).
 
@@ -102,7 +102,7 @@ class TwoStepCredit:
         return state + 1, following(jnp.ones(1), reward=state == 1, terminated=state == 1)
 
 
-@struct.dataclass
+@record
 class ActionReward:
     """One step, observation [0]; the reward is for the action alone (see `judge`).
 
@@ -123,7 +123,7 @@ class ActionReward:
         return (), following(jnp.zeros(1), judge(action, 1.0, self.continuous))
 
 
-@struct.dataclass
+@record
 class ObservationActionReward:
     """One step, observation [-1] or [1], which says what the right action is (see `judge`).
 
@@ -145,7 +145,7 @@ class ObservationActionReward:
         return state, following(state[None], judge(action, state, self.continuous))
 
 
-@struct.dataclass
+@record
 class TimeLimit:
     """Observation [0] and reward 1 at every step, truncated after 10 and never terminated; actions do not matter.
 
@@ -168,13 +168,13 @@ class TimeLimit:
         return time, following(jnp.zeros(1), 1.0, terminated=False, truncated=time >= self.episode_length)
 
 
-@struct.dataclass
+@record
 class MemoryState:
     cue: Float[Array, ""]
     time: Int[Array, ""]
 
 
-@struct.dataclass
+@record
 class Memory:
     """Observation [-1] or [1] (the cue) at first, then [0] for `delay` steps; the action at the last is judged by the cue.
 

@@ -6,20 +6,20 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from rljax.errors import UserError
-from rljax.types import Discrete, EnvSpec, Key, TimeStep, static
+from rljax.record import record, static
+from rljax.types import Discrete, EnvSpec, Key, TimeStep
 
 
-@struct.dataclass
+@record
 class TabularState:
     index: Int[Array, ""]
     time: Int[Array, ""]
 
 
-@struct.dataclass
+@record
 class TabularMDP:
     """A finite MDP. The action is an index; the observation is the state, one-hot float32 [S], or its index if not `one_hot`.
 

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Float, Int
 
 from rljax.errors import UserError
+from rljax.record import record, static
 from rljax.types import Continuous, Env, EnvSpec, Key, TimeStep
 
 
@@ -32,7 +32,7 @@ def rescale(action: Array, low, high) -> Array:
     return low + (jnp.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
 
 
-@struct.dataclass
+@record
 class Wrapper:
     """Passes everything through; the base of the others."""
 
@@ -49,20 +49,20 @@ class Wrapper:
         return self.env.step(state, action, key)
 
 
-@struct.dataclass
+@record
 class TimeLimitState:
     env: Any
     steps: Int[Array, ""]
 
 
-@struct.dataclass
+@record
 class TimeLimit(Wrapper):
     """Truncates after `length` steps, or when the inner environment does if that is sooner. Never terminates.
 
     A step that terminates is not truncated as well.
     """
 
-    length: int = struct.field(pytree_node=False)
+    length: int = static()
 
     @property
     def spec(self):
@@ -80,11 +80,11 @@ class TimeLimit(Wrapper):
         return TimeLimitState(inner, steps), following.replace(truncated=truncated)
 
 
-@struct.dataclass
+@record
 class ActionRepeat(Wrapper):
     """Takes every action `repeats` times and sums the rewards. A repeat stops where the episode ends."""
 
-    repeats: int = struct.field(pytree_node=False)
+    repeats: int = static()
 
     @property
     def spec(self):
@@ -104,20 +104,20 @@ class ActionRepeat(Wrapper):
         return jax.lax.scan(repeat, (state, nothing), jax.random.split(key, self.repeats))[0]
 
 
-@struct.dataclass
+@record
 class FrameStackState:
     env: Any
     frames: Array
 
 
-@struct.dataclass
+@record
 class FrameStack(Wrapper):
     """The last `num_frames` observations [..., C] joined along the last axis, oldest first: [..., num_frames * C].
 
     An episode begins with its first observation repeated.
     """
 
-    num_frames: int = struct.field(pytree_node=False)
+    num_frames: int = static()
 
     @property
     def spec(self):
@@ -136,11 +136,11 @@ class FrameStack(Wrapper):
         return FrameStackState(inner, frames), following.replace(observation=frames)
 
 
-@struct.dataclass
+@record
 class MaskObservation(Wrapper):
     """Keeps the entries `keep` of the observation's last axis and hides the others (the velocities of CartPole, say)."""
 
-    keep: tuple[int, ...] = struct.field(pytree_node=False)
+    keep: tuple[int, ...] = static()
 
     @property
     def spec(self):
@@ -159,7 +159,7 @@ class MaskObservation(Wrapper):
         return state, following.replace(observation=following.observation[..., np.array(self.keep)])
 
 
-@struct.dataclass
+@record
 class ScaleAction(Wrapper):
     """Presents a Continuous environment with actions in [-1, 1], clipped and rescaled to its bounds."""
 
@@ -172,7 +172,7 @@ class ScaleAction(Wrapper):
         return self.env.step(state, rescale(action, bounds.low, bounds.high), key)
 
 
-@struct.dataclass
+@record
 class ClipAction(Wrapper):
     """Clips Continuous actions to the bounds of the environment."""
 
@@ -181,14 +181,14 @@ class ClipAction(Wrapper):
         return self.env.step(state, jnp.clip(action, bounds.low, bounds.high), key)
 
 
-@struct.dataclass
+@record
 class StatisticsState:
     env: Any
     episode_return: Float[Array, ""]
     episode_length: Int[Array, ""]
 
 
-@struct.dataclass
+@record
 class EpisodeStatistics(Wrapper):
     """Adds "episode/return" and "episode/length" to `info`: of the episode so far, and of all of it at its end."""
 

@@ -91,10 +91,12 @@ def case(agent: str, env: str, num_seeds: int, layout: str, repetitions: int) ->
 def compiled(program: Program, iterations: int):
     """A chunk of all runs of a program, compiled, and a state to start it from."""
     keys, points = program.inputs()
-    state = program.fleet.over(lambda key, point: program.learner(point).init(key))(keys, points)
-    chunk = program.fleet.over(lambda state, point: program.learner(point).run(state, iterations), donate=(0,))
-    chunk = chunk.lower(state, points).compile()
-    return lambda state: chunk(state, points), state
+    data, over = program.dataset, program.fleet.over
+    state = over(lambda data, key, point: program.learner(point, data).init(key), num_shared=1)(data, keys, points)
+    run = lambda data, state, point: program.learner(point, data).run(state, iterations)
+    chunk = over(run, donate=(1,), num_shared=1)
+    chunk = chunk.lower(data, state, points).compile()
+    return lambda state: chunk(data, state, points), state
 
 
 def timed(run, state):

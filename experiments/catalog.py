@@ -3,17 +3,21 @@
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 from types import ModuleType
 from typing import Any
 
 from rljax.errors import UserError
 from rljax.names import nearest
+from rljax.record import is_static
 
 AGENTS = {
     "ppo": "rljax.agents.online.ppo",
     "sac": "rljax.agents.online.sac",
     "td3": "rljax.agents.online.td3",
     "dqn": "rljax.agents.online.dqn",
+    "bc": "rljax.agents.offline.bc",
+    "iql": "rljax.agents.offline.iql",
 }
 
 
@@ -37,6 +41,11 @@ def agent(name: str) -> ModuleType:
     if missing:
         raise UserError(f"The module {module.__name__} is not an agent's: it has no {' and no '.join(missing)}.")
     return module
+
+
+def learns_from_data(agent_name: str) -> bool:
+    """Whether an agent's source is made of a dataset: `source(env, config, dataset)`."""
+    return "dataset" in inspect.signature(agent(agent_name).source).parameters
 
 
 def tuned(agent_name: str, env_name: str) -> dict[str, Any]:
@@ -72,7 +81,7 @@ def is_swept(agent_name: str, name: str) -> bool:
     """Whether a field may differ between the runs of one program: whether it is a traced number."""
     config = agent(agent_name).Config()
     known = {field.name: field for field in dataclasses.fields(config)}
-    swept = [name for name, field in known.items() if field.metadata.get("pytree_node", True)]
+    swept = [name for name, field in known.items() if not is_static(field)]
     if name not in known:
         raise UserError(f"{agent_name} has no config field {name!r} to sweep; {nearest(name, swept)}")
     return name in swept

@@ -24,6 +24,7 @@ flags.disclaim_key_flags()  # what is defined here is the binary's own and stand
 PLAN_FLAGS = (
     "agent",
     "env",
+    "dataset",
     "steps",
     "num_seeds",
     "seed",

@@ -1,6 +1,7 @@
 """What a run is to do, checked before anything is compiled, and how to build it again from its folder."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 
 from rljax import parallel, train
 from rljax.check import check_agent, check_env
+from rljax.data import files
+from rljax.data.dataset import Dataset
 from rljax.envs import make as make_env
 from rljax.errors import UserError
 from rljax.experiments import catalog
@@ -22,6 +25,7 @@ class Plan:
     """The flags that decide a run's result. Two runs of equal plans on equal layouts are equal to the bit.
 
     steps: environment steps of each run; updates where the agent learns from data at rest.
+    dataset: what such an agent learns from (see rljax.data.files); "" for the others.
     sweep: values of config fields; every combination is a point, and every point is run with every seed.
     eval_every: environment steps between evaluations; 0: only at the end.
     """
@@ -38,6 +42,7 @@ class Plan:
     eval_explore: bool = False
     log_every: int = 0
     layout: str = "auto"
+    dataset: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -62,6 +67,10 @@ class Program:
             if getattr(plan, name) < 0:
                 raise UserError(f"--{name}={getattr(plan, name)} must not be negative.")
         self.plan = plan
+        if plan.dataset and not catalog.learns_from_data(plan.agent):
+            raise UserError(f"{plan.agent} makes its own experience and takes no --dataset.")
+        if catalog.learns_from_data(plan.agent) and not plan.dataset:
+            raise UserError(f"{plan.agent} learns from data: give them by --dataset=PATH.")
         self.module = catalog.agent(plan.agent)
         self.env: Env = make_env(plan.env)
         self.config = catalog.configure(plan.agent, plan.config)
@@ -78,10 +87,27 @@ class Program:
         self.runs = [(point, plan.seed + i) for point in self.points for i in range(plan.num_seeds)]
         self.fleet = parallel.fleet(len(self.runs), plan.layout)
         self.agent({})  # refuses what it cannot act in
-        self.source = self.module.source(self.env, self.config)
+        self.source = self._source(self.config, ())  # a source looks at its dataset only when it starts
         self._count_chunks()
         check_env(self.env)
-        check_agent(self.agent({}), self.env, self.source)
+        if not self.learns_from_data:
+            check_agent(self.agent({}), self.env, self.source)
+
+    @property
+    def learns_from_data(self) -> bool:
+        return catalog.learns_from_data(self.plan.agent)
+
+    @functools.cached_property
+    def dataset(self) -> Dataset | tuple:
+        """What an offline agent learns from, read when first asked for (to act needs no data); () for the others."""
+        if not self.learns_from_data:
+            return ()
+        dataset = files.load(self.plan.dataset, self.env.spec)
+        check_agent(self.agent({}), self.env, self._source(self.config, dataset))
+        return dataset
+
+    def _source(self, config, dataset):
+        return self.module.source(self.env, config, *([dataset] if self.learns_from_data else []))
 
     def _count_chunks(self) -> None:
         per_iteration, warmup = self.steps_per_iteration, self.source.warmup_steps
@@ -115,10 +141,10 @@ class Program:
     def agent(self, point: dict[str, Any]) -> Agent:
         return self.module.make(self.env.spec, self.config.replace(**point))
 
-    def learner(self, point: dict[str, Any]) -> train.Learner:
-        """The loop for the point of a sweep; the values may be traced."""
+    def learner(self, point: dict[str, Any], dataset: Any = ()) -> train.Learner:
+        """The loop for the point of a sweep, on `self.dataset`; point and dataset may be traced."""
         config = self.config.replace(**point)
-        return train.make(self.module.make(self.env.spec, config), self.module.source(self.env, config))
+        return train.make(self.module.make(self.env.spec, config), self._source(config, dataset))
 
     def inputs(self):
         """Keys and points [padded] of all runs."""

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from rljax import logging
 from rljax.checkpoint import Checkpoints
+from rljax.data.files import describe
 from rljax.evaluate import MAX_STEPS, evaluate, interquartile_mean
 from rljax.experiments import catalog
 from rljax.experiments.folder import Folder, device, write_json
@@ -41,6 +42,9 @@ def run(
       Stopped: a signal came; the run can be resumed.
     """
     program = Program(plan)
+    found = describe(program.dataset) if program.learns_from_data else {}
+    if found and not quiet and jax.process_index() == 0:
+        print(f"{plan.dataset}: {found}")
     plan = dataclasses.replace(plan, config=catalog.fields(program.config))
     resume = resume and folder.config.exists()
     chief = jax.process_index() == 0
@@ -56,19 +60,20 @@ def run(
     seconds = {"compile": 0.0, "train": 0.0, "evaluate": 0.0}
     keys, points = program.inputs()
     fleet = program.fleet
+    dataset = jax.device_put(program.dataset, fleet.replicated)
 
-    def compiled(function: Callable, *args, donate=()) -> Callable:
+    def compiled(function: Callable, *args, **options) -> Callable:
         start = time.perf_counter()
-        executable = fleet.over(function, donate).lower(*args).compile()
+        executable = fleet.over(function, **options).lower(*args).compile()
         seconds["compile"] += time.perf_counter() - start
         return executable
 
-    init = compiled(lambda key, point: program.learner(point).init(key), keys, points)
-    shapes = jax.eval_shape(fleet.over(lambda key, point: program.learner(point).init(key)), keys, points)
+    begin = lambda data, key, point: program.learner(point, data).init(key)
+    init = compiled(begin, dataset, keys, points, num_shared=1)
+    shapes = jax.eval_shape(fleet.over(begin, num_shared=1), dataset, keys, points)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=fleet.sharding), shapes)
-    train_chunk = compiled(
-        lambda state, point: program.learner(point).run(state, program.chunk), shapes, points, donate=(0,)
-    )
+    run_chunk = lambda data, state, point: program.learner(point, data).run(state, program.chunk)
+    train_chunk = compiled(run_chunk, dataset, shapes, points, donate=(1,), num_shared=1)
     evaluate_run = lambda state, point, key: evaluate(
         program.env, program.agent(point), state.agent, key, plan.eval_episodes, plan.eval_explore
     )
@@ -81,7 +86,7 @@ def run(
         state = fleet.fill(checkpoints.restore(jax.eval_shape(fleet.trim, shapes), fleet.replicated))
     else:
         start = time.perf_counter()
-        state = jax.block_until_ready(init(keys, points))
+        state = jax.block_until_ready(init(dataset, keys, points))
         seconds["train"] += time.perf_counter() - start
     if chief:
         table.keep_until(program.steps(done) if done else -1)
@@ -106,7 +111,7 @@ def run(
 
     for done in range(first + 1, program.num_chunks + 1):
         start = time.perf_counter()
-        state, metrics = train_chunk(state, points)
+        state, metrics = train_chunk(dataset, state, points)
         metrics = fleet.to_host(metrics)
         seconds["train"] += time.perf_counter() - start
         step = program.steps(done)
@@ -142,6 +147,7 @@ def run(
         "env_steps_per_second": rate and round(rate * program.source.env_steps),
         "updates_per_second": rate and round(rate * program.source.num_batches, 1),
         "failures": list(failed.values()),
+        **({"dataset": found} if found else {}),
         "device": device(),
     }
     if chief:

@@ -5,6 +5,7 @@ from rljax import runtime as _runtime
 _runtime.prepare()  # before anything touches jax's backends
 
 from rljax.errors import UserError  # noqa: E402
+from rljax.record import record, static  # noqa: E402
 from rljax.types import (  # noqa: E402
     Agent,
     Continuous,
@@ -16,7 +17,6 @@ from rljax.types import (  # noqa: E402
     Source,
     TimeStep,
     Transition,
-    static,
 )
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "TimeStep",
     "Transition",
     "UserError",
+    "record",
     "static",
 ]
 

@@ -5,11 +5,12 @@ over batches and devices.
 """
 
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float
 
+from rljax.record import record
 
-@struct.dataclass
+
+@record
 class RunningStatistics:
     """count, mean and summed squared deviation of everything seen."""
 

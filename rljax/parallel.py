@@ -11,6 +11,7 @@ A run is a function of one key and one point of a sweep. `Fleet.over` makes of i
 All hosts of a pod run the same program; a host sees its own part of every array, and `to_host` gathers the whole.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -51,11 +52,16 @@ class Fleet(NamedTuple):
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def over(self, function: Callable, donate: Sequence[int] = ()) -> Callable:
-        """`function` over the leading axis [padded] of all its arguments, jitted; arguments `donate` give up their memory."""
+    def over(self, function: Callable, donate: Sequence[int] = (), num_shared: int = 0) -> Callable:
+        """`function` over the leading axis [padded] of its arguments, jitted; arguments `donate` give up their memory.
+
+        The first `num_shared` arguments have no such axis: every run sees the whole of them (a dataset, say).
+        """
 
         def local(*args):
-            return jax.lax.map(lambda args: function(*args), args) if self.mapped else jax.vmap(function)(*args)
+            one = functools.partial(function, *args[:num_shared])
+            args = args[num_shared:]
+            return jax.lax.map(lambda args: one(*args), args) if self.mapped else jax.vmap(one)(*args)
 
         if not self.splits_runs:
 
@@ -65,8 +71,13 @@ class Fleet(NamedTuple):
 
             return jax.jit(spread_out, donate_argnums=donate, out_shardings=self.replicated)
         if self.mesh.size > 1:
-            spec = PartitionSpec(RUNS)
-            local = jax.shard_map(local, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False)
+            runs = PartitionSpec(RUNS)
+
+            def split(*args):
+                specs = (*[PartitionSpec()] * num_shared, *[runs] * (len(args) - num_shared))
+                return jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=runs, check_vma=False)(*args)
+
+            return jax.jit(split, donate_argnums=donate)
         return jax.jit(local, donate_argnums=donate)
 
     def place(self, tree: Any) -> Any:

@@ -5,17 +5,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Int
 
 from rljax.metrics import Average, average
 from rljax.parallel import spread
+from rljax.record import record
 from rljax.types import Agent, Env, Key, Rollout, TimeStep, Transition, initial_memory
 
 STEPS_PER_RESET = 16  # where a reset is dear, one is prepared for so many steps
 
 
-@struct.dataclass
+@record
 class ActorState:
     """N environments in the middle of their episodes; `memory` is the agent's."""
 

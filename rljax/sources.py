@@ -6,8 +6,10 @@ from typing import Any
 import jax
 
 from rljax import distributions, rollout
+from rljax.data import dataset as dataset_lib
 from rljax.data import priorities as priorities_lib
 from rljax.data import replay as replay_lib
+from rljax.data.dataset import Dataset
 from rljax.errors import UserError
 from rljax.types import Env, Source, initial_memory
 
@@ -98,8 +100,7 @@ def replay(
         else:
             slots = replay_lib.sample_uniform(ring, sample_key, num_batches * batch_size)
             batch = replay_lib.read(ring, slots, gamma, num_steps)
-        if num_batches > 1:
-            batch = jax.tree.map(lambda x: x.reshape(num_batches, batch_size, *x.shape[1:]), batch)
+        batch = stacked(batch, num_batches)
         return state, batch, finished
 
     def feedback(state, batch, priority):
@@ -117,6 +118,25 @@ def replay(
         warmup_steps=warmup_rollouts * steps,
         num_batches=num_batches,
     )
+
+
+def stacked(batch: Any, num_batches: int) -> Any:
+    """A batch [num_batches * B] as the stack of batches that the loop updates on in turn; as it is where there is but one."""
+    if num_batches == 1:
+        return batch
+    return jax.tree.map(lambda x: x.reshape(num_batches, -1, *x.shape[1:]), batch)
+
+
+def at_rest(dataset: Dataset, *, batch_size: int, num_batches: int, gamma) -> Source:
+    """Batches of `Sample` from a dataset, `num_batches` at a time; its steps are updates. Nothing is kept in its state."""
+
+    def next_batch(state, agent, agent_state, key):
+        rows = dataset_lib.draw(dataset, key, num_batches * batch_size)
+        batch = dataset_lib.read(dataset, rows, gamma)
+        batch = stacked(batch, num_batches)
+        return state, batch, {}
+
+    return Source(lambda agent, key: (), next_batch, num_batches=num_batches)
 
 
 def replay_of(env: Env, config: Any, **changes) -> Source:

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Int
 
 from rljax import metrics as metrics_lib
+from rljax.record import record
 from rljax.types import Agent, Key, Metrics, Source
 
 
-@struct.dataclass
+@record
 class TrainState:
     """All that a run is: agent, source (environments, replay), key, and iterations done."""
 

@@ -10,18 +10,13 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from rljax.record import record
 
 Key = PRNGKeyArray
 Params = Any
 Metrics = dict[str, Float[Array, ""]]
-
-
-def static(default, **kwargs):
-    """A field that shapes the program (sizes, names, switches): another value compiles anew. Other fields are traced."""
-    return struct.field(pytree_node=False, default=default, **kwargs)
-
 
 # --- Environments -----------------------------------------------------------------------------------------------------
 
@@ -64,7 +59,7 @@ class EnvSpec:
     costly_reset: bool = False
 
 
-@struct.dataclass
+@record
 class TimeStep:
     """What follows an action. `observation` is the one the dynamics led to: an episode's last one is never replaced.
 
@@ -76,7 +71,7 @@ class TimeStep:
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]
     truncated: Bool[Array, ""]
-    info: dict[str, Array] = struct.field(default_factory=dict)
+    info: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
 class Env(Protocol):
@@ -99,7 +94,7 @@ class Env(Protocol):
 # --- Data -------------------------------------------------------------------------------------------------------------
 
 
-@struct.dataclass
+@record
 class Transition:
     """Steps of the MDP: one, a batch [B] or a rollout [T, B] (then row t follows row t - 1, cut where an episode ended).
 
@@ -113,7 +108,7 @@ class Transition:
     terminated: Bool[Array, "*B"]
     truncated: Bool[Array, "*B"]
     next_observation: Array
-    extras: dict[str, Array] = struct.field(default_factory=dict)
+    extras: dict[str, Array] = dataclasses.field(default_factory=dict)
 
     @property
     def done(self) -> Bool[Array, "*B"]:
@@ -121,7 +116,7 @@ class Transition:
         return self.terminated | self.truncated
 
 
-@struct.dataclass
+@record
 class Rollout:
     """Steps of N environments side by side, and the agent's memory before the first of them (`()` for the memoryless)."""
 
@@ -129,7 +124,7 @@ class Rollout:
     memory: Any  # [N]
 
 
-@struct.dataclass
+@record
 class Sample:
     """A batch drawn from a replay: transitions [B], importance weights [B] (1 where drawn uniformly), where it lay [B].
 

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import struct
 
 from rljax import envs
 from rljax.agents.online import dqn, ppo, sac, td3
 from rljax.check import check_agent, check_env
 from rljax.errors import UserError
+from rljax.record import record
 from rljax.types import Discrete, EnvSpec, TimeStep, initial_memory
 
 
@@ -42,7 +42,7 @@ def test_networks_compute_in_bfloat16_and_keep_float32_parameters(changes):
     assert "bf16" in str(act(state, jnp.zeros((2, 10, 10, 4))))
 
 
-@struct.dataclass
+@record
 class Counter:
     """Counts its steps."""
 

@@ -11,18 +11,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jaxtyping import Array, Int
 
 from rljax import distributions, sources
 from rljax.errors import UserError
 from rljax.losses import value as losses
 from rljax.networks.torsos import Torso, dense
-from rljax.types import Agent, Discrete, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source, static
+from rljax.record import record, static
+from rljax.types import Agent, Discrete, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
 
 
-@struct.dataclass
+@record
 class Config:
     """Defaults: CleanRL's for classic control, but an update for a step in each of 16 environments, and Double."""
 

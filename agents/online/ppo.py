@@ -10,17 +10,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from rljax import distributions, normalize, sources
 from rljax.losses import multistep, policy_gradient
 from rljax.networks import Torso, unroll_memory
 from rljax.networks.torsos import dense
-from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Rollout, Source, static
+from rljax.record import record, static
+from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Rollout, Source
 from rljax.updates import descend, minibatch_epochs
 
 
-@struct.dataclass
+@record
 class Config:
     """Defaults: those of the paper's Atari table, with the learning rate and network usual for small observations."""
 

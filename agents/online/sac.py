@@ -10,18 +10,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from rljax import distributions, sources
 from rljax.losses import actor_critic
 from rljax.losses.value import td_target
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
-from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source, static
+from rljax.record import record, static
+from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
 
 
-@struct.dataclass
+@record
 class Config:
     """Defaults: the papers' (table 1 of arXiv:1812.05905; target entropy of arXiv:1910.07207 for discrete actions)."""
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from rljax import sources
 from rljax.errors import UserError
@@ -18,11 +17,12 @@ from rljax.losses import actor_critic
 from rljax.losses.value import td_target
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
-from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source, static
+from rljax.record import record, static
+from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
 
 
-@struct.dataclass
+@record
 class Config:
     """Defaults: the paper's, with both learning rates at 3e-4 as in its authors' code (github.com/sfujim/TD3).
 

@@ -5,10 +5,10 @@ _CLASSIC = {"num_envs": 16, "learning_rate": 1e-3, "anneal_learning_rate": True}
 _LOCOMOTION = {
     "num_envs": 256,
     "rollout_length": 32,
-    "num_epochs": 4,
-    "num_minibatches": 8,
+    "num_epochs": 10,
+    "num_minibatches": 32,
     "learning_rate": 3e-4,
-    "gamma": 0.99,
+    "anneal_learning_rate": True,
     "entropy_coefficient": 0.0,
     "reward_scale": 0.1,
     "normalize_observations": True,
@@ -32,7 +32,7 @@ TUNED = {
         "anneal_learning_rate": True,
         "activation": "relu",
     },
-    "brax/hopper": {**_LOCOMOTION, "gamma": 0.997, "learning_rate": 1e-3, "anneal_learning_rate": True},
+    "brax/hopper": _LOCOMOTION,
     "brax/halfcheetah": _LOCOMOTION,
-    "brax/walker2d": {**_LOCOMOTION, "gamma": 0.997, "learning_rate": 1e-3, "anneal_learning_rate": True},
+    "brax/walker2d": _LOCOMOTION,
 }

@@ -1,1 +1,1 @@
-"""Data on the device: replay buffers."""
+"""Experience on the device: replay buffers, datasets, and the files that these come from."""

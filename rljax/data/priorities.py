@@ -11,9 +11,9 @@ what it would be if the tree were built afresh and rounding does not accumulate.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Float, Int
 
+from rljax.record import record
 from rljax.types import Key
 
 FAN_OUT = 16
@@ -21,7 +21,7 @@ UP_TO = np.triu(np.ones((FAN_OUT, FAN_OUT), np.float32))  # x @ UP_TO are the cu
 SMALLEST = 1e-6  # added to every priority, so that no slot is lost for good (epsilon in section 3.3 of the paper)
 
 
-@struct.dataclass
+@record
 class Priorities:
     """levels: from the leaves to the top, [ceil(capacity / 16), 16] to [1, 16]; a row sums to its entry in the level above.
 

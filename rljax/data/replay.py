@@ -7,15 +7,15 @@ The ring fills from row 0 on, so the slots that hold data are those below filled
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Int
 
 from rljax.errors import UserError
 from rljax.losses.multistep import n_step
+from rljax.record import record
 from rljax.types import Key, Sample, Transition
 
 
-@struct.dataclass
+@record
 class Replay:
     """data: transitions [rows, N]. position: the row to be written next. filled: rows that hold data."""
 

@@ -6,21 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
 
 from rljax import rollout
 from rljax.envs import wrappers
+from rljax.record import record, static
 from rljax.types import Agent, Continuous, EnvSpec, TimeStep
 
 
-@struct.dataclass
+@record
 class Counter:
     """Observation [count, -count], reward count + action, terminates at `end`, truncates at `limit` (never with 0)."""
 
     end: jax.Array
-    limit: int = struct.field(pytree_node=False, default=0)
-    low: float = struct.field(pytree_node=False, default=-1.0)
-    high: float = struct.field(pytree_node=False, default=1.0)
+    limit: int = static(0)
+    low: float = static(-1.0)
+    high: float = static(1.0)
 
     @property
     def spec(self):

@@ -1,0 +1,152 @@
+"""Experience at rest: whole episodes one after another, on the device. Sampling costs O(batch).
+
+Transitions stand in time order, so what follows row i is row i + 1 unless an episode ended there. Batches are drawn episode
+first (in proportion to length times weight), then a step of it; with equal weights that is uniform over all steps.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from rljax.errors import UserError
+from rljax.record import record
+from rljax.types import Key, Sample, Transition
+
+
+@record
+class Dataset:
+    """N transitions of E episodes.
+
+    transition: [N]; truncated also where the recording stopped.
+    next_action: [N], the action that followed; the row's own where an episode ended.
+    has_next: whether there is a next_action.
+    return_to_go: undiscounted sum of rewards from this step to the episode's end.
+    episode: which one each transition belongs to.
+    start, length: of each episode [E].
+    cumulative: [E], distribution function over episodes by which they are drawn.
+    """
+
+    transition: Transition
+    next_action: Array
+    has_next: Bool[Array, " N"]
+    return_to_go: Float[Array, " N"]
+    episode: Int[Array, " N"]
+    start: Int[Array, " E"]
+    length: Int[Array, " E"]
+    cumulative: Float[Array, " E"]
+
+    @property
+    def size(self) -> int:
+        return self.episode.shape[0]
+
+    @property
+    def episode_return(self) -> Float[Array, " E"]:
+        return self.return_to_go[self.start]
+
+
+def from_transitions(steps: Transition) -> Dataset:
+    """A dataset of `steps` [N] in time order; the last one ends an episode, by truncation if nothing else."""
+    steps = jax.tree.map(np.asarray, steps).replace(extras={})
+    ends = np.flatnonzero(steps.done)
+    if not len(ends) or ends[-1] != len(steps.reward) - 1:
+        ends = np.append(ends, len(steps.reward) - 1)
+    last = np.zeros(len(steps.reward), bool)
+    last[ends] = True
+    steps = dataclasses.replace(steps, truncated=last & ~steps.terminated)
+    start = np.concatenate([[0], ends[:-1] + 1])
+    length = ends - start + 1
+    episode = np.repeat(np.arange(len(ends)), length)
+    following = np.where(last, np.arange(len(last)), np.arange(len(last)) + 1)
+    total = np.cumsum(steps.reward.astype(np.float64))  # up to and with each step
+    return_to_go = total[ends][episode] - total + steps.reward
+    dataset = Dataset(
+        transition=jax.tree.map(jnp.asarray, steps),
+        next_action=jnp.asarray(steps.action[following]),
+        has_next=jnp.asarray(~last),
+        return_to_go=jnp.asarray(return_to_go, jnp.float32),
+        episode=jnp.asarray(episode, jnp.int32),
+        start=jnp.asarray(start, jnp.int32),
+        length=jnp.asarray(length, jnp.int32),
+        cumulative=jnp.zeros(len(ends)),
+    )
+    return weighted(dataset, np.ones(len(ends)))
+
+
+def weighted(dataset: Dataset, weight: Float[np.ndarray, " E"]) -> Dataset:
+    """The same data, with steps of each episode drawn in proportion to its weight >= 0.
+
+    Weights by return under any agent: Hong et al., 2023 (arXiv:2306.13085).
+    """
+    mass = np.cumsum(np.asarray(dataset.length, np.float64) * np.asarray(weight, np.float64))
+    if not (np.isfinite(mass[-1]) and mass[-1] > 0 and np.min(weight) >= 0):
+        raise UserError("Weights of episodes must be finite and not negative, and one of them above 0.")
+    return dataset.replace(cumulative=jnp.asarray(mass / mass[-1], jnp.float32))
+
+
+def top_weights(dataset: Dataset, fraction: float) -> Float[np.ndarray, " E"]:
+    """1 for the episodes of highest return that together hold `fraction` of all steps (at least one episode), 0 for others."""
+    if not 0.0 < fraction <= 1.0:
+        raise UserError(f"top={fraction} must be above 0 and at most 1.")
+    best_first = np.argsort(-np.asarray(dataset.episode_return), kind="stable")
+    length = np.asarray(dataset.length)[best_first]
+    chosen = np.cumsum(length) - length < fraction * dataset.size
+    weight = np.zeros(len(length))
+    weight[best_first[chosen]] = 1.0
+    return weight
+
+
+def return_weights(dataset: Dataset, temperature: float) -> Float[np.ndarray, " E"]:
+    """exp(G / temperature) of each episode's return G, scaled to [0, 1] over the dataset. arXiv:2306.13085, equation 8 (RW)."""
+    if not temperature > 0.0:
+        raise UserError(f"temperature={temperature} must be above 0.")
+    returns = np.asarray(dataset.episode_return, np.float64)
+    scaled = (returns - returns.min()) / max(returns.max() - returns.min(), 1e-8)
+    return np.exp((scaled - 1.0) / temperature)
+
+
+def draw(dataset: Dataset, key: Key, batch_size: int) -> Int[Array, " B"]:
+    """Rows of transitions: an episode by its weight, then any of its steps."""
+    episode_key, step_key = jax.random.split(key)
+    u = jax.random.uniform(episode_key, (batch_size,))
+    episode = jnp.searchsorted(dataset.cumulative, u, side="right", method="scan_unrolled")
+    episode = jnp.minimum(episode, dataset.cumulative.shape[0] - 1)
+    length = dataset.length[episode]
+    step = jnp.floor(jax.random.uniform(step_key, (batch_size,)) * length).astype(jnp.int32)
+    return dataset.start[episode] + jnp.minimum(step, length - 1)
+
+
+def read(dataset: Dataset, row: Int[Array, " B"], gamma: Float[Array, ""]) -> Sample:
+    """The transitions at `row`, with `next_action`, `has_next` and `return_to_go` among their extras."""
+    extras = {
+        "next_action": dataset.next_action[row],
+        "has_next": dataset.has_next[row],
+        "return_to_go": dataset.return_to_go[row],
+    }
+    steps = jax.tree.map(lambda x: x[row], dataset.transition).replace(extras=extras)
+    return Sample(steps, gamma * (1.0 - steps.terminated), jnp.ones_like(steps.reward), row)
+
+
+@record
+class Segment:
+    """H steps [B, H] of one episode each, padded in front.
+
+    mask: where there is a step. time: its place in the episode.
+    """
+
+    transition: Transition
+    return_to_go: Float[Array, "B H"]
+    time: Int[Array, "B H"]
+    mask: Bool[Array, "B H"]
+
+
+def read_segments(dataset: Dataset, row: Int[Array, " B"], length: int) -> Segment:
+    """The `length` steps that end with `row`, never from before its episode; what is missing repeats its first step, masked."""
+    first = dataset.start[dataset.episode[row]][:, None]
+    wanted = row[:, None] - jnp.arange(length - 1, -1, -1)
+    rows = jnp.maximum(wanted, first)
+    return Segment(
+        jax.tree.map(lambda x: x[rows], dataset.transition), dataset.return_to_go[rows], rows - first, wanted >= first
+    )

@@ -1,0 +1,259 @@
+"""Datasets from files, and into them. Nothing is unpickled and no code of the data's own runs.
+
+The layout that is written, and read best, is npz with the arrays
+
+  observations [N, ...], actions [N, ...], rewards [N], next_observations [N, ...], terminated [N], truncated [N]
+
+in time order; actions lie in [-1, 1] or are indices. Other spellings of these names are read too (see NAMES): those of D4RL's
+HDF5 and OGBench's npz files among them. Minari's folders are read from their HDF5 file.
+"""
+
+import contextlib
+import pathlib
+import urllib.parse
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from rljax.data import dataset as dataset_lib
+from rljax.data.dataset import Dataset
+from rljax.errors import UserError
+from rljax.names import nearest
+from rljax.types import Continuous, EnvSpec, Transition
+
+NAMES = {
+    "observations": ("observations", "observation", "obs"),
+    "actions": ("actions", "action"),
+    "rewards": ("rewards", "reward"),
+    "next_observations": ("next_observations", "next_observation", "new_obs", "next_obs"),
+    "terminated": ("terminated", "terminations", "terminals", "terminal"),
+    "truncated": ("truncated", "truncations", "timeouts"),
+    "dones": ("dones", "done"),
+}
+REQUIRED = ("observations", "actions", "rewards")
+OPTIONS = ("dones", "action_scale", "top", "temperature", "episodes")
+MINARI = "data/main_data.hdf5"
+
+
+def load(name: str, spec: EnvSpec | None = None) -> Dataset:
+    """A dataset by name: PATH?OPTION=VALUE&...
+
+    Options:
+      dones: `terminated` or `truncated`, what the file's `dones` mean, where it has no better names for them.
+      action_scale: what the file's actions are divided by to lie in [-1, 1].
+      top: keep to the episodes of highest return that hold this share of all steps (0.1: the 10 % of 10 %BC).
+      temperature: draw episodes in proportion to exp(scaled return / temperature).
+      episodes: only the first so many.
+
+    Args:
+      spec: of the environment that the data must fit, or None.
+    Raises:
+      UserError: there is no such file, it cannot be what it should, or it does not fit `spec`.
+    """
+    path, _, query = name.partition("?")
+    options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    for option in options:
+        if option not in OPTIONS:
+            raise UserError(f"A dataset has no option {option!r}; {nearest(option, OPTIONS)}")
+    steps = to_transitions(_read(pathlib.Path(path)), path, options.get("dones"), _number(options, "action_scale", 1.0))
+    if spec is not None:
+        _check_fits(steps, spec, path)
+    data = dataset_lib.from_transitions(steps)
+    if "episodes" in options:
+        count = int(_number(options, "episodes", 0))
+        if not 0 < count <= len(data.start):
+            raise UserError(f"episodes={options['episodes']} must be from 1 to the {len(data.start)} of {path}.")
+        end = int(data.start[count - 1] + data.length[count - 1])
+        data = dataset_lib.from_transitions(_rows(steps, slice(0, end)))
+    if "top" in options:
+        data = dataset_lib.weighted(data, dataset_lib.top_weights(data, _number(options, "top", 1.0)))
+    elif "temperature" in options:
+        data = dataset_lib.weighted(data, dataset_lib.return_weights(data, _number(options, "temperature", 1.0)))
+    return data
+
+
+def describe(data: Dataset) -> dict[str, Any]:
+    """Counts of what is in a dataset, and quartiles of its episodes' returns and lengths."""
+    quartiles = lambda x: [float(q) for q in np.quantile(np.asarray(x), [0.0, 0.25, 0.5, 0.75, 1.0])]
+    return {
+        "transitions": data.size,
+        "episodes": len(data.start),
+        "terminated": int(data.transition.terminated.sum()),
+        "truncated": int(data.transition.truncated.sum()),
+        "return": quartiles(data.episode_return),
+        "length": quartiles(data.length),
+        "mean_return": float(data.episode_return.mean()),
+    }
+
+
+def save(path: str | pathlib.Path, steps: Transition) -> None:
+    """Write transitions [N] in time order as npz."""
+    np.savez_compressed(
+        path,
+        observations=steps.observation,
+        actions=steps.action,
+        rewards=steps.reward,
+        next_observations=steps.next_observation,
+        terminated=steps.terminated,
+        truncated=steps.truncated,
+    )
+
+
+def to_transitions(
+    arrays: dict[str, np.ndarray], path: str, dones: str | None = None, action_scale: float = 1.0
+) -> Transition:
+    """Named arrays as transitions [N] that can be trusted: checked, and with the right next observations.
+
+    A file that gives no next observations, or gives the row below as that of the last step of an episode too, knows nothing of
+    what followed a truncation: that step is dropped and the one before it is the episode's last.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name, spellings in NAMES.items():
+        for spelling in spellings:
+            if spelling in arrays:
+                found.setdefault(name, np.asarray(arrays[spelling]))
+    _check_arrays(found, path)
+    size = len(found["rewards"])
+    terminated, truncated = (found.get(name, np.zeros(size)).astype(bool) for name in ("terminated", "truncated"))
+    if "dones" in found and "terminated" not in found and "truncated" not in found:
+        if dones not in ("terminated", "truncated"):
+            raise UserError(
+                f"{path} says only `dones`: add ?dones=terminated or ?dones=truncated (the end of a time limit) to its name."
+            )
+        ended = found["dones"].astype(bool)
+        terminated, truncated = (ended, truncated) if dones == "terminated" else (terminated, ended)
+    if not (terminated | truncated).any():
+        raise UserError(f"{path} has no episode ends: neither terminated nor truncated is ever true.")
+    observation = found["observations"].astype(np.float32)
+    below = np.concatenate([observation[1:], observation[-1:]])
+    given = found.get("next_observations")
+    next_observation = below if given is None else given.astype(np.float32)
+    last = truncated & ~terminated
+    last[-1] |= not terminated[-1] and given is None
+    unknown = last if given is None else last & (next_observation == below).reshape(size, -1).all(1)
+    action = found["actions"]
+    if np.issubdtype(action.dtype, np.floating):
+        action = (action / action_scale).astype(np.float32)
+        if np.abs(action).max() > 1.0 + 1e-4:
+            raise UserError(
+                f"{path} has actions up to {np.abs(action).max():.4g}, out of [-1, 1]: add ?action_scale=NUMBER to its name."
+            )
+        action = np.clip(action, -1.0, 1.0)
+    else:
+        action = action.astype(np.int32)
+    if unknown.sum() < max(1, 0.5 * last.sum()):  # a coincidence, not the way of the file
+        unknown = np.zeros(size, bool)
+    truncated = truncated & ~terminated
+    truncated[:-1] |= unknown[1:] & ~(terminated | truncated)[:-1]
+    steps = Transition(
+        observation, action, found["rewards"].astype(np.float32), terminated, truncated, next_observation
+    )
+    steps = _rows(steps, ~unknown)
+    if not len(steps.reward):
+        raise UserError(f"{path} has no step of which it is known what followed.")
+    return steps
+
+
+def _check_arrays(found: dict[str, np.ndarray], path: str) -> None:
+    missing = [name for name in REQUIRED if name not in found]
+    if missing:
+        raise UserError(f"{path} lacks {' and '.join(missing)}; rljax/data/files.py lists the names that are known.")
+    size = len(found["rewards"])
+    if not size:
+        raise UserError(f"{path} is empty.")
+    for name, array in found.items():
+        if array.dtype == object:
+            raise UserError(f"{path} holds {name} as objects rather than numbers; they are never unpickled.")
+        if len(array) != size:
+            raise UserError(f"{path} has {len(array)} {name} but {size} rewards.")
+        if not np.isfinite(array.astype(np.float64)).all():
+            raise UserError(f"{path} has NaN or infinite numbers in {name}.")
+    if found["rewards"].ndim != 1:
+        raise UserError(f"{path} has rewards of shape {found['rewards'].shape}, not one number a step.")
+
+
+def _check_fits(steps: Transition, spec: EnvSpec, path: str) -> None:
+    kind = "continuous" if isinstance(spec.action, Continuous) else "discrete"
+    for what, there, here in (
+        ("observations of shape", steps.observation.shape[1:], tuple(spec.observation_shape)),
+        ("actions of shape", steps.action.shape[1:], tuple(spec.action.shape)),
+        ("actions that are", "continuous" if np.issubdtype(steps.action.dtype, np.floating) else "discrete", kind),
+    ):
+        if there != here:
+            raise UserError(f"{path} has {what} {there}, but the environment's are {here}.")
+    if kind == "discrete" and not 0 <= steps.action.min() <= steps.action.max() < spec.action.num_actions:
+        raise UserError(
+            f"{path} has actions from {steps.action.min()} to {steps.action.max()} of {spec.action.num_actions}."
+        )
+
+
+def _rows(steps: Transition, rows) -> Transition:
+    return Transition(*(getattr(steps, name)[rows] for name in (
+        "observation", "action", "reward", "terminated", "truncated", "next_observation"
+    )))  # fmt: skip
+
+
+def _number(options: dict[str, str], name: str, default: float) -> float:
+    try:
+        return float(options.get(name, default))
+    except ValueError:
+        raise UserError(f"{name}={options[name]} must be a number.") from None
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if path.is_dir() and (path / MINARI).exists():
+        return _read_minari(path / MINARI)
+    if not path.is_file():
+        raise UserError(f"There is no dataset {path}: neither a file nor a Minari folder with {MINARI}.")
+    if path.suffix in (".hdf5", ".h5"):
+        with _hdf5(path) as file:
+            return {name: file[name][()] for name in file if name in _known() and hasattr(file[name], "dtype")}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name in _known()}
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{path} cannot be read as npz: {error}") from error
+
+
+def _known() -> set[str]:
+    return {spelling for spellings in NAMES.values() for spelling in spellings}
+
+
+@contextlib.contextmanager
+def _hdf5(path: pathlib.Path):
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(f"{path} needs h5py: pip install 'rljax-suite[gymnasium]'.") from None
+    try:
+        with h5py.File(path) as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as HDF5: {error}") from error
+
+
+def _read_minari(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Episodes of a Minari file: observations have one row more than the rest."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in NAMES if name != "dones"}
+    with _hdf5(path) as file:
+        names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name.split("_")[1]))
+        for name in names:
+            episode = file[name]
+            if not hasattr(episode["observations"], "dtype") or not hasattr(episode["actions"], "dtype"):
+                raise UserError(f"{path} has observations or actions of several parts; only plain arrays are read.")
+            observation = episode["observations"][()]
+            parts["observations"].append(observation[:-1])
+            parts["next_observations"].append(observation[1:])
+            for ours, theirs in (
+                ("actions", "actions"),
+                ("rewards", "rewards"),
+                ("terminated", "terminations"),
+                ("truncated", "truncations"),
+            ):
+                parts[ours].append(episode[theirs][()])
+            parts["truncated"][-1] = parts["truncated"][-1].copy()
+            parts["truncated"][-1][-1] |= not parts["terminated"][-1][-1]
+    if not parts["rewards"]:
+        raise UserError(f"{path} has no episodes.")
+    return {name: np.concatenate(pieces) for name, pieces in parts.items()}

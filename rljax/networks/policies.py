@@ -1,0 +1,57 @@
+"""Policies whose log-probabilities of given actions are what is learnt, and values of actions given."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from rljax import distributions
+from rljax.networks.feed_forward import FeedForward
+from rljax.types import Continuous, EnvSpec, Key, Params
+
+
+class Policy(nn.Module):
+    """(observation [..., *shape]) -> distribution over actions, with no squashing: its likelihood of any action is finite.
+
+    Continuous: a normal whose mean is a tanh and whose log standard deviation, in LOG_STD_RANGE, is the same for all
+    observations (Kostrikov et al., 2021, arXiv:2110.06169, appendix B). Discrete: a categorical one.
+
+    Args:
+      network: FeedForward's arguments (see `structure`).
+    """
+
+    spec: EnvSpec
+    network: dict
+
+    @nn.compact
+    def __call__(self, observation):
+        action = self.spec.action
+        size = action.size if isinstance(action, Continuous) else action.num_actions
+        output = FeedForward(size, **self.network)(observation)
+        if not isinstance(action, Continuous):
+            return distributions.categorical(output)
+        log_std = jnp.clip(self.param("log_std", nn.initializers.zeros, (size,)), *distributions.LOG_STD_RANGE)
+        return distributions.normal(jnp.tanh(output), jnp.broadcast_to(log_std, output.shape))
+
+
+def sample_or_mode(distribution: distributions.Distribution, spec: EnvSpec, key, explore: bool):
+    """An action of the distribution, or its most likely one; continuous ones clipped to their box."""
+    action = distribution.sample(seed=key) if explore else distribution.mode()
+    return jnp.clip(action, spec.action.low, spec.action.high) if isinstance(spec.action, Continuous) else action
+
+
+def critic_size(spec: EnvSpec) -> int:
+    """Outputs of a critic: one for an action given, or one for each that there is."""
+    return 1 if isinstance(spec.action, Continuous) else spec.action.num_actions
+
+
+def init_critic(critic: nn.Module, spec: EnvSpec, key: Key) -> Params:
+    """Parameters of critics that `q_taken` reads."""
+    action = (jnp.zeros((1, *spec.action.shape)),) if isinstance(spec.action, Continuous) else ()
+    return critic.init(key, jnp.zeros((1, *spec.observation_shape)), *action)
+
+
+def q_taken(critic: nn.Module, spec: EnvSpec, params: Params, observation, action):
+    """Each critic's value of the actions given, [E, B], of an ensemble with `critic_size` outputs."""
+    if isinstance(spec.action, Continuous):
+        return critic.apply(params, observation, action)[..., 0]
+    q = critic.apply(params, observation)
+    return jnp.take_along_axis(q, action[None, :, None], axis=-1)[..., 0]
