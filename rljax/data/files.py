@@ -131,7 +131,8 @@ def to_transitions(
     next_observation = below if given is None else given.astype(np.float32)
     last = truncated & ~terminated
     last[-1] |= not terminated[-1] and given is None
-    unknown = last if given is None else last & (next_observation == below).reshape(size, -1).all(1)
+    same = (next_observation == below).reshape(size, -1).all(1)
+    unknown = last if same[last].sum() >= max(1, 0.5 * last.sum()) else np.zeros(size, bool)  # the way of the file, or chance
     action = found["actions"]
     if np.issubdtype(action.dtype, np.floating):
         action = (action / action_scale).astype(np.float32)
@@ -142,8 +143,6 @@ def to_transitions(
         action = np.clip(action, -1.0, 1.0)
     else:
         action = action.astype(np.int32)
-    if unknown.sum() < max(1, 0.5 * last.sum()):  # a coincidence, not the way of the file
-        unknown = np.zeros(size, bool)
     truncated = truncated & ~terminated
     truncated[:-1] |= unknown[1:] & ~(terminated | truncated)[:-1]
     steps = Transition(

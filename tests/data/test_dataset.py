@@ -1,0 +1,104 @@
+"""Data at rest: what follows what, and what is drawn how often."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax import sources
+from rljax.data import dataset as lib
+from rljax.errors import UserError
+from rljax.types import Transition
+
+LENGTHS = (3, 1, 4)
+REWARD = np.array([1.0, 2.0, 3.0, 10.0, 4.0, 5.0, 6.0, 7.0], np.float32)  # returns 6, 10, 22
+N = sum(LENGTHS)
+
+
+def steps():
+    """Three episodes: terminated, truncated, and one where the recording stops. Observation and action are the row's number."""
+    row = np.arange(N)
+    return Transition(
+        observation=np.float32(row)[:, None],
+        action=np.float32(row)[:, None],
+        reward=REWARD,
+        terminated=row == 2,
+        truncated=row == 3,
+        next_observation=np.float32(row)[:, None] + 0.5,
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    return lib.from_transitions(steps())
+
+
+def test_episodes_are_found_and_the_last_one_is_truncated(data):
+    assert data.start.tolist() == [0, 3, 4] and data.length.tolist() == list(LENGTHS)
+    assert data.episode.tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
+    assert np.flatnonzero(data.transition.terminated).tolist() == [2]
+    assert np.flatnonzero(data.transition.truncated).tolist() == [3, 7]
+
+
+def test_the_next_action_is_never_that_of_another_episode(data):
+    assert data.next_action[:, 0].tolist() == [1, 2, 2, 3, 5, 6, 7, 7]
+    assert data.has_next.tolist() == [True, True, False, False, True, True, True, False]
+
+
+def test_return_to_go_ends_with_its_episode(data):
+    np.testing.assert_allclose(data.return_to_go, [6, 5, 3, 10, 22, 18, 13, 7])
+    np.testing.assert_allclose(data.episode_return, [6, 10, 22])
+
+
+def test_samples_bootstrap_after_truncation_and_not_after_termination(data):
+    sample = lib.read(data, jnp.arange(N), 0.9)
+    np.testing.assert_allclose(sample.discount, np.where(np.arange(N) == 2, 0.0, 0.9))
+    np.testing.assert_allclose(sample.transition.next_observation[:, 0], np.arange(N) + 0.5)
+    assert sample.transition.extras["has_next"].tolist() == data.has_next.tolist()
+
+
+def frequencies(data, draws=80_000):
+    rows = jax.jit(lambda key: lib.draw(data, key, draws))(jax.random.key(0))
+    return np.bincount(rows, minlength=N) / draws
+
+
+def test_with_equal_weights_all_steps_are_drawn_alike(data):
+    np.testing.assert_allclose(frequencies(data), np.full(N, 1 / N), atol=0.005)  # four standard deviations
+
+
+def test_weights_are_those_of_an_episodes_steps(data):
+    share = np.repeat([1.0, 0.0, 3.0], LENGTHS)
+    np.testing.assert_allclose(frequencies(lib.weighted(data, [1.0, 0.0, 3.0])), share / share.sum(), atol=0.006)
+
+
+@pytest.mark.parametrize("fraction, kept", [(0.1, [2]), (0.5, [2]), (0.6, [1, 2]), (1.0, [0, 1, 2])])
+def test_the_best_episodes_are_kept_whole(data, fraction, kept):
+    """Half of eight steps are the best episode's four; a further one is taken whole."""
+    assert np.flatnonzero(lib.top_weights(data, fraction)).tolist() == kept
+
+
+def test_weights_by_return(data):
+    weight = lib.return_weights(data, 0.5)
+    np.testing.assert_allclose(weight / weight[0], np.exp([0.0, 0.25 / 0.5, 1.0 / 0.5]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [[0.0, 0.0, 0.0], [-1.0, 1.0, 1.0], [np.nan, 1.0, 1.0]])
+def test_weights_that_are_none_are_refused(data, weight):
+    with pytest.raises(UserError, match="finite and not negative"):
+        lib.weighted(data, weight)
+
+
+def test_segments_stay_in_their_episode(data):
+    segment = lib.read_segments(data, jnp.array([2, 3, 7, 5]), 3)
+    np.testing.assert_array_equal(segment.transition.observation[..., 0], [[0, 1, 2], [3, 3, 3], [5, 6, 7], [4, 4, 5]])
+    np.testing.assert_array_equal(segment.mask, [[1, 1, 1], [0, 0, 1], [1, 1, 1], [0, 1, 1]])
+    np.testing.assert_array_equal(segment.time, [[0, 1, 2], [0, 0, 0], [1, 2, 3], [0, 0, 1]])
+    np.testing.assert_array_equal(segment.return_to_go[2], [18, 13, 7])
+
+
+def test_the_source_stacks_batches_and_keeps_nothing(data):
+    source = sources.at_rest(data, batch_size=5, num_batches=2, gamma=0.9)
+    state, batch, metrics = source.next(source.init(None, None), None, None, jax.random.key(0))
+    assert state == () and metrics == {} and source.env_steps == 0
+    assert batch.transition.reward.shape == (2, 5) and batch.transition.observation.shape == (2, 5, 1)
+    np.testing.assert_array_equal(batch.transition.observation[..., 0], batch.slot)
