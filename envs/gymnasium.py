@@ -51,7 +51,13 @@ def action_space(action: Discrete | Continuous) -> gymnasium.Space:
 
 
 def evaluate_in_gymnasium(
-    act: Callable, env_id: str, num_episodes: int, seed: int, memory: Any = (), spec: EnvSpec | None = None
+    act: Callable,
+    env_id: str,
+    num_episodes: int,
+    seed: int,
+    memory: Any = (),
+    spec: EnvSpec | None = None,
+    receive: Callable = lambda memory, reward: memory,
 ) -> np.ndarray:
     """Runs a policy in a Gymnasium environment, one episode after another.
 
@@ -59,6 +65,7 @@ def evaluate_in_gymnasium(
       act: (observation [1, ...] float32, memory, key) -> (action [1, ...], memory). Called at every step, so jit it.
         Continuous actions are clipped to [-1, 1] and rescaled to the environment's bounds.
       memory: what every episode begins with.
+      receive: (memory, reward [1]) -> memory, the agent's, called after each step.
       spec: what the policy was trained on; if given, the environment's shapes are held to it before the first step.
     Returns:
       the undiscounted returns [num_episodes].
@@ -79,6 +86,7 @@ def evaluate_in_gymnasium(
                 key, act_key = jax.random.split(key)
                 action, remembered = act(np.asarray(observation, np.float32)[None], remembered, act_key)
                 observation, reward, terminated, truncated, _ = env.step(_to_gymnasium(action, env))
+                remembered = receive(remembered, np.float32([reward]))
                 returns[episode] += reward
                 done = terminated or truncated
         return returns

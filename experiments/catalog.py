@@ -18,6 +18,7 @@ AGENTS = {
     "dqn": "rljax.agents.online.dqn",
     "bc": "rljax.agents.offline.bc",
     "iql": "rljax.agents.offline.iql",
+    "dt": "rljax.agents.sequence.dt",
 }
 
 
@@ -73,7 +74,7 @@ def configure(agent_name: str, values: dict[str, Any]) -> Any:
     for name, value in values.items():
         if name not in known:
             raise UserError(f"{agent_name} has no config field {name!r}; {nearest(name, known)}")
-        _check(agent_name, name, value, getattr(config, name))
+        _check(agent_name, name, value, getattr(config, name), known[name].metadata.get("signed", False))
     return config.replace(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
@@ -87,7 +88,7 @@ def is_swept(agent_name: str, name: str) -> bool:
     return name in swept
 
 
-def _check(agent_name: str, name: str, value: Any, default: Any) -> None:
+def _check(agent_name: str, name: str, value: Any, default: Any, signed: bool) -> None:
     where = f"{agent_name}'s {name}={value!r}"
     if isinstance(default, bool):
         if not isinstance(value, bool):
@@ -97,8 +98,9 @@ def _check(agent_name: str, name: str, value: Any, default: Any) -> None:
             raise UserError(f"{where} must be a number.")
         if isinstance(default, int) and not isinstance(value, int):
             raise UserError(f"{where} must be a whole number.")
-        if not abs(value) < float("inf") or (value < 0 <= default):
-            raise UserError(f"{where} must be finite{' and not negative' if default >= 0 else ''}.")
+        positive = default >= 0 and not signed
+        if not abs(value) < float("inf") or (positive and value < 0):
+            raise UserError(f"{where} must be finite{' and not negative' if positive else ''}.")
         if isinstance(default, int) and default > 0 and value == 0:
             raise UserError(f"{where} must be at least 1.")
     elif isinstance(default, tuple) and not (

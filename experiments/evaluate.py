@@ -97,7 +97,10 @@ def in_gymnasium(trained: Trained, env_id: str, num_episodes: int, explore: bool
         policy = functools.partial(act, parallel.select(trained.states, i), point)
         memory = initial_memory(program.agent(point), 1)
         try:
-            scores = evaluate_in_gymnasium(policy, env_id, num_episodes, seed + run_seed, memory, program.env.spec)
+            receive = program.agent(point).receive
+            scores = evaluate_in_gymnasium(
+                policy, env_id, num_episodes, seed + run_seed, memory, program.env.spec, receive
+            )
         except (Error, ImportError) as error:  # no such environment, or what it needs is not installed
             raise UserError(f"Gymnasium cannot make {env_id!r}: {error}") from error
         print(f"agent {i + 1} of {len(program.runs)}: {cli.number(scores.mean())}", file=sys.stderr)

@@ -106,14 +106,15 @@ class Trained(NamedTuple):
     def policy(self, index: int = 0, explore: bool = False) -> tuple[Callable, Any]:
         """One of the agents, to act with in plain Python: a jitted function and the memory that an episode begins with.
 
-        The function: (observation [...], memory, key) -> (action [...], memory), without batch axes.
+        The function: (observation [...], memory, key, reward=0) -> (action [...], memory), without batch axes. `reward` is
+        what the step before paid; agents that aim at a return want to know it.
         """
         agent, state = self.program.agent(self.program.runs[index][0]), parallel.select(self.states, index)
 
         @jax.jit
-        def act(observation, memory, key):
-            batch = jax.tree.map(lambda x: jnp.asarray(x)[None], (observation, memory))
-            action, memory, _ = agent.act(state, *batch, key, explore)
+        def act(observation, memory, key, reward=0.0):
+            observation, memory, reward = jax.tree.map(lambda x: jnp.asarray(x)[None], (observation, memory, reward))
+            action, memory, _ = agent.act(state, observation, agent.receive(memory, reward), key, explore)
             return jax.tree.map(lambda x: x[0], (action, memory))
 
         return act, agent.memory

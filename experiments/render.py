@@ -80,7 +80,7 @@ def record(
         act_key, step_key = jax.random.split(key)
         action, memory, _ = agent.act(agent_state, observation[None], memory, act_key, explore)
         env_state, following = env.step(env_state, action[0], step_key)
-        return env_state, following, memory
+        return env_state, following, agent.receive(memory, following.reward[None])
 
     reset_key, key = jax.random.split(key)
     env_state, observation = jax.jit(env.reset)(reset_key)

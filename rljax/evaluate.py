@@ -37,6 +37,7 @@ def evaluate(env: Env, agent: Agent, agent_state: Any, key: Key, num_episodes: i
         act_key, step_key = jax.random.split(jax.random.fold_in(key, step))
         action, memory, _ = agent.act(agent_state, observation, memory, act_key, explore)
         env_state, following = jax.vmap(env.step)(env_state, action, jax.random.split(step_key, num_episodes))
+        memory = agent.receive(memory, following.reward)
         returns = returns + jnp.where(alive, following.reward, 0.0)
         lengths = lengths + alive
         alive = alive & ~(following.terminated | following.truncated)

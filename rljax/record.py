@@ -11,11 +11,16 @@ def static(default=dataclasses.MISSING, **kwargs):
     return dataclasses.field(default=default, metadata={"static": True}, **kwargs)
 
 
+def signed(default: float):
+    """A traced number that may be negative although its default is not; the binaries refuse that of others."""
+    return dataclasses.field(default=default, metadata={"signed": True})
+
+
 def is_static(field: dataclasses.Field) -> bool:
     return field.metadata.get("static", False)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+@dataclass_transform(frozen_default=True, field_specifiers=(static, signed, dataclasses.field))
 def record(cls: type) -> type:
     """Make `cls` a frozen dataclass and a pytree; fields are children unless they are `static`. Adds `replace(**changes)`.
 

@@ -41,13 +41,20 @@ def where(condition, new, old):
 
 
 def unroll(
-    env: Env, act: Callable, initial_memory: Any, state: ActorState, key: Key, length: int
+    env: Env,
+    act: Callable,
+    initial_memory: Any,
+    state: ActorState,
+    key: Key,
+    length: int,
+    receive: Callable = lambda memory, reward: memory,
 ) -> tuple[ActorState, Rollout, dict[str, Average]]:
     """Act for `length` steps in N environments, each beginning a new episode when one ended.
 
     Args:
       act: (observation [N, ...], memory [N], key) -> (action [N, ...], memory, extras).
       initial_memory: [N], what a new episode begins with.
+      receive: (memory [N], reward [N]) -> memory, the agent's.
     Returns:
       the state after, the rollout [length, N], and return and length of the episodes that finished.
 
@@ -70,6 +77,7 @@ def unroll(
         act_key, step_key, reset_key = jax.random.split(key, 3)
         action, memory, extras = act(state.observation, state.memory, act_key)
         env_state, following = spread(jax.vmap(env.step)(state.env, action, jax.random.split(step_key, num_envs)))
+        memory = receive(memory, following.reward)
         transition = as_transition(state.observation, action, following, extras)
         done = transition.done
         episode_return = state.episode_return + following.reward

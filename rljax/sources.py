@@ -1,6 +1,7 @@
 """Where batches come from."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ def rollouts(env: Env, num_envs: int, length: int) -> Source:
         def act(observation, memory, key):
             return agent.act(agent_state, observation, memory, key, True)
 
-        return rollout.unroll(env, act, initial_memory(agent, num_envs), state, key, length)
+        return rollout.unroll(env, act, initial_memory(agent, num_envs), state, key, length, agent.receive)
 
     return Source(init, next_batch, env_steps=num_envs * length)
 
@@ -61,9 +62,10 @@ def replay(
     rows = length * math.ceil(capacity / (num_envs * length))
     warmup_rollouts = max(1, math.ceil(warmup / (num_envs * length)))
 
-    def collect(state, act, initial, key):
+    def collect(state, act, agent, key):
         actors, ring, priorities = state
-        actors, batch, finished = rollout.unroll(env, act, initial, actors, key, length)
+        initial = initial_memory(agent, num_envs)
+        actors, batch, finished = rollout.unroll(env, act, initial, actors, key, length, agent.receive)
         if prioritised:
             slots = replay_lib.added_slots(ring, length)
             priorities = priorities_lib.insert(priorities, slots, priority_exponent)
@@ -82,7 +84,7 @@ def replay(
         keys = jax.random.split(key, warmup_rollouts)
         priorities = priorities_lib.init(rows * num_envs) if prioritised else ()
         state = actors, ring, priorities
-        return jax.lax.scan(lambda state, key: collect(state, act, initial, key), state, keys)[0]
+        return jax.lax.scan(lambda state, key: collect(state, act, agent, key), state, keys)[0]
 
     def next_batch(state, agent, agent_state, key):
         collect_key, sample_key = jax.random.split(key)
@@ -90,7 +92,7 @@ def replay(
         def act(observation, memory, key):
             return agent.act(agent_state, observation, memory, key, True)
 
-        state, finished = collect(state, act, initial_memory(agent, num_envs), collect_key)
+        state, finished = collect(state, act, agent, collect_key)
         _, ring, priorities = state
         if prioritised:
             beta = importance_exponent(agent_state) if callable(importance_exponent) else importance_exponent
@@ -130,11 +132,18 @@ def stacked(batch: Any, num_batches: int) -> Any:
 def at_rest(dataset: Dataset, *, batch_size: int, num_batches: int, gamma) -> Source:
     """Batches of `Sample` from a dataset, `num_batches` at a time; its steps are updates. Nothing is kept in its state."""
 
+    return _drawn(dataset, lambda rows: dataset_lib.read(dataset, rows, gamma), batch_size, num_batches)
+
+
+def segments(dataset: Dataset, *, length: int, batch_size: int, num_batches: int) -> Source:
+    """Batches of `Segment` [B, length], each ending with a step that is drawn as `at_rest` draws its own."""
+    return _drawn(dataset, lambda rows: dataset_lib.read_segments(dataset, rows, length), batch_size, num_batches)
+
+
+def _drawn(dataset: Dataset, read: Callable, batch_size: int, num_batches: int) -> Source:
     def next_batch(state, agent, agent_state, key):
         rows = dataset_lib.draw(dataset, key, num_batches * batch_size)
-        batch = dataset_lib.read(dataset, rows, gamma)
-        batch = stacked(batch, num_batches)
-        return state, batch, {}
+        return state, stacked(read(rows), num_batches), {}
 
     return Source(lambda agent, key: (), next_batch, num_batches=num_batches)
 

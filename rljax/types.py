@@ -148,6 +148,7 @@ class Agent(NamedTuple):
     act:    (state, observation [B, ...], memory [B, ...], key, explore) -> (action [B, ...], memory, extras)
     update: (state, batch, key) -> (state, metrics)
     memory: what one environment remembers at the start of an episode (a recurrent state); `()` for the memoryless.
+    receive: (memory [B, ...], reward [B]) -> memory, called after each step, for memories that count what was paid.
 
     Metrics are scalars. One name is kept apart: `priority` [B], the new replay priorities of the batch, which the loop hands
     to the source.
@@ -157,6 +158,7 @@ class Agent(NamedTuple):
     act: Callable[..., tuple[Array, Any, dict[str, Array]]]
     update: Callable[[Any, Any, Key], tuple[Any, Metrics]]
     memory: Any = ()
+    receive: Callable[[Any, Array], Any] = lambda memory, reward: memory
 
 
 class Source(NamedTuple):

@@ -23,7 +23,7 @@ def collect(
 
     start_key, key = jax.random.split(key)
     state = rollout.start(env, agent, num_envs, start_key)
-    _, batch, _ = rollout.unroll(env, act, initial_memory(agent, num_envs), state, key, length)
+    _, batch, _ = rollout.unroll(env, act, initial_memory(agent, num_envs), state, key, length, agent.receive)
     steps = batch.steps.replace(extras={})
     steps = steps.replace(truncated=steps.truncated.at[-1].set(~steps.terminated[-1]))
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), steps)

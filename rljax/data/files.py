@@ -132,7 +132,9 @@ def to_transitions(
     last = truncated & ~terminated
     last[-1] |= not terminated[-1] and given is None
     same = (next_observation == below).reshape(size, -1).all(1)
-    unknown = last if same[last].sum() >= max(1, 0.5 * last.sum()) else np.zeros(size, bool)  # the way of the file, or chance
+    unknown = (
+        last if same[last].sum() >= max(1, 0.5 * last.sum()) else np.zeros(size, bool)
+    )  # the way of the file, or chance
     action = found["actions"]
     if np.issubdtype(action.dtype, np.floating):
         action = (action / action_scale).astype(np.float32)

@@ -1,0 +1,46 @@
+"""A causal transformer. Vaswani et al., 2017 (arXiv:1706.03762), in the form of GPT-2: normalised before each part.
+
+Positions are the caller's: add an embedding of them to the tokens.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class Transformer(nn.Module):
+    """(tokens [B, S, width], mask [B, S]) -> [B, S, width], normalised. Token s sees the unmasked tokens up to s.
+
+    What stands at a masked token is of no meaning. Dropout is active where `key` is given.
+    """
+
+    num_layers: int
+    num_heads: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "B S D"], mask: Bool[Array, "B S"], key: Array | None = None
+    ) -> Float[Array, "B S D"]:
+        keys = [None] * (2 * self.num_layers + 1) if key is None else jax.random.split(key, 2 * self.num_layers + 1)
+        size = tokens.shape[1]
+        visible = jnp.tril(jnp.ones((size, size), bool)) & mask[:, None, None, :]  # [B, 1, S, S]
+        x = self._drop(tokens, keys[-1])
+        for layer in range(self.num_layers):
+            x = x + self._drop(self._attend(nn.LayerNorm()(x), visible), keys[2 * layer])
+            hidden = nn.gelu(nn.Dense(4 * x.shape[-1])(nn.LayerNorm()(x)))
+            x = x + self._drop(nn.Dense(x.shape[-1])(hidden), keys[2 * layer + 1])
+        return nn.LayerNorm()(x)
+
+    def _attend(self, x, visible):
+        width = x.shape[-1]
+        heads = (self.num_heads, width // self.num_heads)
+        query, key, value = (nn.DenseGeneral(heads)(x) for _ in range(3))
+        attended = jax.nn.dot_product_attention(query, key, value, mask=visible)
+        return nn.DenseGeneral(width, axis=(-2, -1))(attended)
+
+    def _drop(self, x, key):
+        if key is None or self.dropout == 0.0:
+            return x
+        return nn.Dropout(self.dropout, deterministic=False)(x, rng=key)
