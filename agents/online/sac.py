@@ -5,17 +5,19 @@ The policy is paid for its entropy, and the price of entropy (the temperature) i
 Continuous actions are tanh-squashed normals in [-1, 1]; with discrete actions every expectation over them is exact.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from rljax import distributions, sources
+from rljax import sources
 from rljax.losses import actor_critic
 from rljax.losses.value import td_target
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
+from rljax.networks.policies import critic_size, init_critic, q_taken, soft_policy, soft_policy_size
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
@@ -63,15 +65,29 @@ def networks(spec: EnvSpec, config: Config) -> tuple[FeedForward, FeedForward]:
     Continuous: (observation) -> [..., 2 A], mean and unbounded log std; (observation, action) -> Q [E, ..., 1].
     Discrete: (observation) -> [..., A], logits; (observation) -> Q [E, ..., A].
     """
-    continuous = isinstance(spec.action, Continuous)
-    policy_size, critic_size = (2 * spec.action.size, 1) if continuous else (spec.action.num_actions,) * 2
     shared = structure(spec, config)
-    critic = ensemble(FeedForward, config.num_critics)(critic_size, layer_norm=config.layer_norm, **shared)
-    return FeedForward(policy_size, **shared), critic
+    critic = ensemble(FeedForward, config.num_critics)(critic_size(spec), layer_norm=config.layer_norm, **shared)
+    return FeedForward(soft_policy_size(spec), **shared), critic
 
 
-def make(spec: EnvSpec, config: Config = Config()) -> Agent:
-    """SAC for continuous actions in [-1, 1] or discrete ones. Reads a `Sample` [B] at a time."""
+def no_penalty(critic_params: Params, state: State, batch: Sample, key: Key):
+    """What SAC adds to its critics' loss: nothing."""
+    return 0.0, {}
+
+
+def make(
+    spec: EnvSpec, config: Config = Config(), penalty: Callable = no_penalty, entropy_in_target: bool = True
+) -> Agent:
+    """SAC for continuous actions in [-1, 1] or discrete ones. Reads a `Sample` [B] at a time.
+
+    The last two arguments are for offline agents that are SAC with a warier critic (agents/offline/cql.py, sac_n.py); then
+    `config` is theirs, with the fields of this one that say how to learn and with which networks.
+
+    Args:
+      penalty: (critic params, state, batch, key) -> (loss, metrics), added to the critics' loss, which is half the squared
+        error, summed over critics.
+      entropy_in_target: whether the critics learn soft values; the policy is paid for its entropy in any case.
+    """
     continuous = isinstance(spec.action, Continuous)
     policy, critic = networks(spec, config)
     policy_optimiser = optax.adam(config.policy_learning_rate)
@@ -83,25 +99,14 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         target_entropy = config.entropy_share * jnp.log(spec.action.num_actions)
 
     def distribution(policy_params, observation):
-        output = policy.apply(policy_params, observation)
-        if not continuous:
-            return distributions.categorical(output)
-        mean, log_std = jnp.split(output, 2, axis=-1)
-        return distributions.TanhNormal(mean, distributions.bounded_log_std(log_std))
-
-    def q_taken(critic_params, observation, action):
-        """Each critic's value of the action, [E, B]."""
-        if continuous:
-            return critic.apply(critic_params, observation, action)[..., 0]
-        q = critic.apply(critic_params, observation)
-        return jnp.take_along_axis(q, action[None, :, None], axis=-1)[..., 0]
+        return soft_policy(spec, policy.apply(policy_params, observation))
 
     def soft_values(policy_params, critic_params, temperature, observation, key):
         """Soft values of the policy [B], and its entropies [B]: from one action each, or exact where actions are discrete."""
         acting = distribution(policy_params, observation)
         if continuous:
             action, log_prob = acting.sample_and_log_prob(seed=key)
-            q = q_taken(critic_params, observation, action)
+            q = q_taken(critic, spec, critic_params, observation, action)
             return jax.vmap(actor_critic.soft_value, (1, 0, None))(q, log_prob, temperature), -log_prob
         q = critic.apply(critic_params, observation)
         log_probs = jax.nn.log_softmax(acting.logits)
@@ -110,10 +115,8 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
     def init(key: Key) -> State:
         policy_key, critic_key = jax.random.split(key)
-        observation = jnp.zeros((1, *spec.observation_shape))
-        action = (jnp.zeros((1, *spec.action.shape)),) if continuous else ()
-        policy_params = policy.init(policy_key, observation)
-        critic_params = critic.init(critic_key, observation, *action)
+        policy_params = policy.init(policy_key, jnp.zeros((1, *spec.observation_shape)))
+        critic_params = init_critic(critic, spec, critic_key)
         log_temperature = jnp.log(jnp.float32(config.initial_temperature))
         return State(
             policy=Model(policy_params, policy_optimiser.init(policy_params)),
@@ -127,20 +130,20 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         return acting.sample(seed=key) if explore else acting.mode(), memory, {}
 
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
-        target_key, policy_key = jax.random.split(key)
+        target_key, policy_key, penalty_key = jax.random.split(key, 3)
         steps = batch.transition
         temperature = jnp.exp(state.temperature.params)
-        next_value, _ = soft_values(
-            state.policy.params, state.target_critic, temperature, steps.next_observation, target_key
-        )
-
+        price = temperature if entropy_in_target else 0.0
+        next_value, _ = soft_values(state.policy.params, state.target_critic, price, steps.next_observation, target_key)
         target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
 
         def critic_loss(params):
-            q = q_taken(params, steps.observation, steps.action)
+            q = q_taken(critic, spec, params, steps.observation, steps.action)
             errors = target - q
             loss = 0.5 * (batch.weight * jnp.square(errors).sum(axis=0)).mean()
-            return loss, {"loss/critic": loss, "critic/q": q.mean(), "priority": jnp.abs(errors).mean(axis=0)}
+            metrics = {"loss/critic": loss, "critic/q": q.mean(), "priority": jnp.abs(errors).mean(axis=0)}
+            extra, extra_metrics = penalty(params, state, batch, penalty_key)
+            return loss + extra, metrics | extra_metrics
 
         critic_model, critic_metrics = descend(critic_optimiser, state.critic, critic_loss)
 
@@ -161,7 +164,8 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             temperature_model, temperature_metrics = descend(temperature_optimiser, state.temperature, temperature_loss)
             metrics |= temperature_metrics
         target_critic = optax.incremental_update(critic_model.params, state.target_critic, config.target_rate)
-        return State(policy_model, critic_model, target_critic, temperature_model), metrics
+        new = dict(policy=policy_model, critic=critic_model, target_critic=target_critic, temperature=temperature_model)
+        return state._replace(**new), metrics
 
     return Agent(init, act, update)
 

@@ -5,11 +5,13 @@ noise on the action of the target, and a policy that moves less often than the c
 `Config(num_critics=1, policy_delay=1, target_noise=0.0)`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from rljax import sources
 from rljax.errors import UserError
@@ -67,9 +69,22 @@ def networks(spec: EnvSpec, config: Config) -> tuple[FeedForward, FeedForward]:
     return FeedForward(spec.action.size, **shared), critic
 
 
-def make(spec: EnvSpec, config: Config = Config()) -> Agent:
+def highest_q(q, action, steps) -> tuple[Float[Array, ""], Metrics]:
+    """The policy climbs Q: the deterministic policy gradient. Silver et al., 2014, theorem 1."""
+    return -q.mean(), {}
+
+
+def make(
+    spec: EnvSpec,
+    config: Config = Config(),
+    policy_loss: Callable = highest_q,
+    target_penalty: Callable = lambda action, steps: 0.0,
+) -> Agent:
     """TD3 for continuous actions in [-1, 1]. Reads a `Sample` [policy_delay * B] at a time.
 
+    Args:
+      policy_loss: (Q_1 [B] of the policy's actions, these actions [B, A], transitions [B]) -> (loss, metrics).
+      target_penalty: (actions of the target [B, A], transitions [B]) -> what is taken off their value, [B].
     Raises:
       ValueError: the actions are discrete; or, from `update`, policy_delay does not divide the sample.
     """
@@ -113,7 +128,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         noise = config.target_noise * jax.random.normal(key, next_action.shape)
         smoothed = jax.vmap(actor_critic.smoothed_action, (0, 0, None))(next_action, noise, config.target_noise_clip)
         next_q = q_values(state.target_critic, steps.next_observation, smoothed)
-        next_value = jax.vmap(actor_critic.clipped_q, 1)(next_q)
+        next_value = jax.vmap(actor_critic.clipped_q, 1)(next_q) - target_penalty(smoothed, steps)
         target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
 
         def loss(params):
@@ -133,14 +148,16 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         step = lambda model, inputs: critic_step(state, model, *inputs)
         critic_model, metrics = jax.lax.scan(step, state.critic, (batches, keys))
         priority = metrics.pop("priority").reshape(size)
-        observation = batches.transition.observation[-1]
+        last = jax.tree.map(lambda x: x[-1], batches.transition)
 
-        def policy_loss(params):
+        def loss_of_policy(params):
+            action = actions(params, last.observation)
             critic_params = jax.tree.map(lambda x: x[:1], critic_model.params)
-            q = first_critic.apply(critic_params, observation, actions(params, observation))
-            return -q.mean(), {"loss/policy": -q.mean()}
+            q = first_critic.apply(critic_params, last.observation, action)[0, :, 0]
+            loss, metrics = policy_loss(q, action, last)
+            return loss, {"loss/policy": loss} | metrics
 
-        policy_model, policy_metrics = descend(policy_optimiser, state.policy, policy_loss)
+        policy_model, policy_metrics = descend(policy_optimiser, state.policy, loss_of_policy)
         new = State(
             policy_model,
             critic_model,

@@ -1,7 +1,8 @@
-"""Policies whose log-probabilities of given actions are what is learnt, and values of actions given."""
+"""Policies and critics as many agents have them: distributions over actions, and values of actions given."""
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rljax import distributions
 from rljax.networks.feed_forward import FeedForward
@@ -36,6 +37,23 @@ def sample_or_mode(distribution: distributions.Distribution, spec: EnvSpec, key,
     """An action of the distribution, or its most likely one; continuous ones clipped to their box."""
     action = distribution.sample(seed=key) if explore else distribution.mode()
     return jnp.clip(action, spec.action.low, spec.action.high) if isinstance(spec.action, Continuous) else action
+
+
+def soft_policy_size(spec: EnvSpec) -> int:
+    """Outputs of a network that `soft_policy` reads."""
+    return 2 * spec.action.size if isinstance(spec.action, Continuous) else spec.action.num_actions
+
+
+def soft_policy(spec: EnvSpec, output: Float[Array, "*B size"]) -> distributions.Distribution:
+    """The policy of agents that are paid for its entropy, of a network's output.
+
+    Continuous: a tanh-squashed normal of means and unbounded log standard deviations (Haarnoja et al., 2018, arXiv:1812.05905).
+    Discrete: a categorical one of logits.
+    """
+    if not isinstance(spec.action, Continuous):
+        return distributions.categorical(output)
+    mean, log_std = jnp.split(output, 2, axis=-1)
+    return distributions.TanhNormal(mean, distributions.bounded_log_std(log_std))
 
 
 def critic_size(spec: EnvSpec) -> int:

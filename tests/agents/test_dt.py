@@ -74,7 +74,7 @@ def test_loss_is_the_mean_over_steps_that_are():
     data = random_memory(env)
     segment = dataset_lib.read_segments(data, jnp.array([0, 2]), 4)
     state = state_for(env)
-    _, metrics = dt.make(env.spec, SMALL).update(state, segment, jax.random.key(1))
+    _, metrics = jax.jit(dt.make(env.spec, SMALL).update)(state, segment, jax.random.key(1))
     steps = segment.transition
     logits = np.float64(
         dt.Network(env.spec, SMALL).apply(
