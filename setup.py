@@ -16,7 +16,7 @@ def packages():
 
 setuptools.setup(
     name="rljax-suite",  # the name rljax is taken on PyPI
-    version="0.1.0",
+    version="0.2.0",
     description="Reinforcement learning as pure JAX functions, compiled whole",
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
     long_description_content_type="text/markdown",

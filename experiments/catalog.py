@@ -19,6 +19,7 @@ AGENTS = {
     "bc": "rljax.agents.offline.bc",
     "iql": "rljax.agents.offline.iql",
     "dt": "rljax.agents.sequence.dt",
+    "rvs": "rljax.agents.sequence.rvs",
 }
 
 

@@ -119,11 +119,12 @@ def draw(dataset: Dataset, key: Key, batch_size: int) -> Int[Array, " B"]:
 
 
 def read(dataset: Dataset, row: Int[Array, " B"], gamma: Float[Array, ""]) -> Sample:
-    """The transitions at `row`, with `next_action`, `has_next` and `return_to_go` among their extras."""
+    """The transitions at `row`, with `next_action`, `has_next`, `return_to_go` and `time` in the episode among their extras."""
     extras = {
         "next_action": dataset.next_action[row],
         "has_next": dataset.has_next[row],
         "return_to_go": dataset.return_to_go[row],
+        "time": row - dataset.start[dataset.episode[row]],
     }
     steps = jax.tree.map(lambda x: x[row], dataset.transition).replace(extras=extras)
     return Sample(steps, gamma * (1.0 - steps.terminated), jnp.ones_like(steps.reward), row)

@@ -69,3 +69,12 @@ def advantage_weight(advantage: Scalar, inverse_temperature: Number, cap: Number
     """
     chex.assert_rank(advantage, 0)
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(inverse_temperature * advantage), cap))
+
+
+def indicator_weight(advantage: Scalar) -> Scalar:
+    """1(A > 0), a constant: the policy copies what is better than its own actions, and nothing else.
+
+    CRR: Wang et al., 2020 (arXiv:2006.15134), equation 3.
+    """
+    chex.assert_rank(advantage, 0)
+    return jax.lax.stop_gradient(jnp.float32(advantage > 0.0))

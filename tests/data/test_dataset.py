@@ -55,6 +55,7 @@ def test_samples_bootstrap_after_truncation_and_not_after_termination(data):
     np.testing.assert_allclose(sample.discount, np.where(np.arange(N) == 2, 0.0, 0.9))
     np.testing.assert_allclose(sample.transition.next_observation[:, 0], np.arange(N) + 0.5)
     assert sample.transition.extras["has_next"].tolist() == data.has_next.tolist()
+    assert sample.transition.extras["time"].tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
 
 
 def frequencies(data, draws=80_000):
