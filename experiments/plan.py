@@ -10,11 +10,10 @@ import numpy as np
 
 from rljax import parallel, train
 from rljax.check import check_agent, check_env
-from rljax.data import files
 from rljax.data.dataset import Dataset
 from rljax.envs import make as make_env
 from rljax.errors import UserError
-from rljax.experiments import catalog
+from rljax.experiments import catalog, datasets
 from rljax.types import Agent, Env
 
 MAX_CHUNKS = 100
@@ -25,7 +24,7 @@ class Plan:
     """The flags that decide a run's result. Two runs of equal plans on equal layouts are equal to the bit.
 
     steps: environment steps of each run; updates where the agent learns from data at rest.
-    dataset: what such an agent learns from (see rljax.data.files); "" for the others.
+    dataset: what such an agent learns from (see experiments/datasets); "" for the others.
     sweep: values of config fields; every combination is a point, and every point is run with every seed.
     eval_every: environment steps between evaluations; 0: only at the end.
     """
@@ -102,7 +101,7 @@ class Program:
         """What an offline agent learns from, read when first asked for (to act needs no data); () for the others."""
         if not self.learns_from_data:
             return ()
-        dataset = files.load(self.plan.dataset, self.env.spec)
+        dataset = datasets.load(self.plan.dataset, self.env.spec)
         check_agent(self.agent({}), self.env, self._source(self.config, dataset))
         return dataset
 

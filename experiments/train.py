@@ -21,7 +21,9 @@ def define_flags():
     flags.DEFINE_string("agent", "ppo", "Agent to train.")
     flags.DEFINE_string("env", "gymnax/CartPole-v1", "Environment, as FAMILY/NAME?OPTION=VALUE&...")
     flags.DEFINE_string(
-        "dataset", "", "What an offline agent learns from: PATH?OPTION=VALUE&... (see rljax/data/files.py)."
+        "dataset",
+        "",
+        "What an offline agent learns from: a file or ENV/TIER, ?OPTION=VALUE&... (see experiments/datasets.py).",
     )
     flags.DEFINE_integer("steps", 500_000, "Environment steps of each run; updates, for an offline agent.")
     flags.DEFINE_integer("num_seeds", 1, "Seeds, run side by side.")

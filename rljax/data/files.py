@@ -37,7 +37,7 @@ MINARI = "data/main_data.hdf5"
 
 
 def load(name: str, spec: EnvSpec | None = None) -> Dataset:
-    """A dataset by name: PATH?OPTION=VALUE&...
+    """A dataset by the name of its file: PATH?OPTION=VALUE&...
 
     Options:
       dones: `terminated` or `truncated`, what the file's `dones` mean, where it has no better names for them.
@@ -51,25 +51,40 @@ def load(name: str, spec: EnvSpec | None = None) -> Dataset:
     Raises:
       UserError: there is no such file, it cannot be what it should, or it does not fit `spec`.
     """
+    path, options = parse(name)
+    return finish(read(path, options), path, options, spec)
+
+
+def parse(name: str, extra: tuple[str, ...] = ()) -> tuple[str, dict[str, str]]:
+    """PATH?OPTION=VALUE&... as the path and its options; those of OPTIONS and `extra` are known."""
     path, _, query = name.partition("?")
     options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
     for option in options:
-        if option not in OPTIONS:
-            raise UserError(f"A dataset has no option {option!r}; {nearest(option, OPTIONS)}")
-    steps = to_transitions(_read(pathlib.Path(path)), path, options.get("dones"), _number(options, "action_scale", 1.0))
+        if option not in OPTIONS + extra:
+            raise UserError(f"A dataset has no option {option!r}; {nearest(option, OPTIONS + extra)}")
+    return path, options
+
+
+def read(path: str, options: dict[str, str]) -> Transition:
+    """The transitions [N] of a file."""
+    return to_transitions(_read(pathlib.Path(path)), path, options.get("dones"), number(options, "action_scale", 1.0))
+
+
+def finish(steps: Transition, path: str, options: dict[str, str], spec: EnvSpec | None) -> Dataset:
+    """Transitions as the dataset that the options ask for, held to `spec`."""
     if spec is not None:
         _check_fits(steps, spec, path)
     data = dataset_lib.from_transitions(steps)
     if "episodes" in options:
-        count = int(_number(options, "episodes", 0))
+        count = int(number(options, "episodes", 0))
         if not 0 < count <= len(data.start):
             raise UserError(f"episodes={options['episodes']} must be from 1 to the {len(data.start)} of {path}.")
         end = int(data.start[count - 1] + data.length[count - 1])
         data = dataset_lib.from_transitions(_rows(steps, slice(0, end)))
     if "top" in options:
-        data = dataset_lib.weighted(data, dataset_lib.top_weights(data, _number(options, "top", 1.0)))
+        data = dataset_lib.weighted(data, dataset_lib.top_weights(data, number(options, "top", 1.0)))
     elif "temperature" in options:
-        data = dataset_lib.weighted(data, dataset_lib.return_weights(data, _number(options, "temperature", 1.0)))
+        data = dataset_lib.weighted(data, dataset_lib.return_weights(data, number(options, "temperature", 1.0)))
     return data
 
 
@@ -195,7 +210,7 @@ def _rows(steps: Transition, rows) -> Transition:
     )))  # fmt: skip
 
 
-def _number(options: dict[str, str], name: str, default: float) -> float:
+def number(options: dict[str, str], name: str, default: float) -> float:
     try:
         return float(options.get(name, default))
     except ValueError:

@@ -1,0 +1,1 @@
+"""Policies that were never trained: they make data."""

@@ -1,0 +1,88 @@
+"""Datasets that are made by name: what is in them, and that they are the same every time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax.envs import make
+from rljax.errors import UserError
+from rljax.experiments import datasets
+
+UMAZE = "rljax/PointMaze-umaze"
+
+
+def load(name, **options):
+    env = make(name.rpartition("/")[0])
+    return datasets.load(name + "?transitions=10000", env.spec), env
+
+
+@pytest.fixture(scope="module")
+def stitch():
+    return load(f"{UMAZE}/stitch")
+
+
+def test_the_same_name_gives_the_same_data(stitch):
+    again, _ = load(f"{UMAZE}/stitch")
+    jax.tree.map(np.testing.assert_array_equal, stitch[0], again)
+
+
+def test_episodes_to_be_stitched_are_short_and_lead_everywhere(stitch):
+    data, env = stitch
+    assert int(data.length.max()) <= datasets.STITCH
+    cells = np.asarray(jax.vmap(env.cell_of)(data.transition.observation[:, :2]))
+    visited = {tuple(cell) for cell in cells}
+    assert visited == {tuple(cell) for cell in np.argwhere(~np.asarray(env.walls))}
+
+
+def test_who_reaches_the_goal_is_paid_and_ends(stitch):
+    steps = stitch[0].transition
+    np.testing.assert_array_equal(steps.reward == 1.0, steps.terminated)
+    assert 0.05 < float(stitch[0].episode_return.mean()) < 0.4
+
+
+def test_a_wanderer_knows_nothing_of_the_goal():
+    """It acts the same wherever the goal is, and comes near the middle of the cells that it goes to."""
+    from rljax.agents.behaviour import wanderer
+
+    env = make("rljax/PointMaze-medium")
+    agent = wanderer.make(env, wanderer.Config(noise=0.0))
+    observation = env.reset(jax.random.key(0))[1]
+    memory = jax.tree.map(lambda x: x[None], agent.memory)
+    both = [observation.at[4:].set(goal)[None] for goal in (jnp.zeros(2), jnp.ones(2))]
+    one, other = (agent.act((), seen, memory, jax.random.key(1)) for seen in both)
+    np.testing.assert_array_equal(one[0], other[0])
+
+    def step(carry, key):
+        state, observation, memory = carry
+        action, memory, _ = agent.act((), observation[None], memory, key)
+        state, following = env.step(state, action[0], key)
+        return (state, following.observation, memory), (memory.target[0], env.cell_of(following.observation[:2]))
+
+    state, observation = env.reset(jax.random.key(2))
+    keys = jax.random.split(jax.random.key(3), 3000)
+    _, (target, cell) = jax.jit(lambda keys: jax.lax.scan(step, (state, observation, memory), keys))(keys)
+    changes = np.flatnonzero((np.diff(target, axis=0) != 0).any(1))
+    assert len(changes) >= 8  # it went to so many cells in 3,000 steps
+    np.testing.assert_array_equal(cell[changes], target[changes])  # and left for the next from where it had gone
+
+
+def test_any_environment_has_random_data():
+    data, env = load("gymnax/CartPole-v1/random")
+    assert data.size == 10_000 and 15 < float(data.episode_return.mean()) < 30  # what random actions get
+    assert np.bincount(data.transition.action).min() > 4_700
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("gymnax/CartPole-v1/stitch", "Only PointMazes have the tier 'stitch'.*CartPole-v1/random"),
+        ("gymnax/CartPol/random", "nearest: gymnax/CartPole-v1"),
+        (f"{UMAZE}/stitch?transitions=3", "transitions=3 must be at least 50"),
+        (f"{UMAZE}/stich", "There is no dataset"),
+        ("data.npz?transitions=5", "Only datasets that are made take `transitions`"),
+    ],
+)
+def test_what_there_is_not_is_said(name, sentence):
+    with pytest.raises(UserError, match=sentence):
+        datasets.load(name, make(UMAZE).spec)
