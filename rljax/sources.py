@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from rljax import distributions, rollout
 from rljax.data import dataset as dataset_lib
@@ -146,6 +147,41 @@ def _drawn(dataset: Dataset, read: Callable, batch_size: int, num_batches: int) 
         return state, stacked(read(rows), num_batches), {}
 
     return Source(lambda agent, key: (), next_batch, num_batches=num_batches)
+
+
+def mixed(first: Source, second: Source) -> Source:
+    """Batches of `Sample` made of one of `first` and one of `second`, which give equally many. Extras are left out.
+
+    Raises:
+      UserError: they do not give equally many batches, or learn priorities.
+    """
+    if first.num_batches != second.num_batches:
+        raise UserError(
+            f"Sources of {first.num_batches} and of {second.num_batches} batches at a time cannot be mixed."
+        )
+    if first.feedback or second.feedback:
+        raise UserError("Sources that learn priorities cannot be mixed.")
+    axis = 0 if first.num_batches == 1 else 1
+
+    def init(agent, key):
+        return tuple(source.init(agent, key) for source, key in zip((first, second), jax.random.split(key)))
+
+    def next_batch(state, agent, agent_state, key):
+        states, batches, metrics = [], [], {}
+        for source, old, source_key in zip((first, second), state, jax.random.split(key)):
+            new, batch, found = source.next(old, agent, agent_state, source_key)
+            states.append(new)
+            batches.append(batch.replace(transition=batch.transition.replace(extras={})))
+            metrics |= found
+        return tuple(states), jax.tree.map(lambda *x: jnp.concatenate(x, axis), *batches), metrics
+
+    return Source(
+        init,
+        next_batch,
+        env_steps=first.env_steps + second.env_steps,
+        warmup_steps=first.warmup_steps + second.warmup_steps,
+        num_batches=first.num_batches,
+    )
 
 
 def replay_of(env: Env, config: Any, **changes) -> Source:
