@@ -18,6 +18,9 @@ AGENTS = {
     "dqn": "rljax.agents.online.dqn",
     "bc": "rljax.agents.offline.bc",
     "iql": "rljax.agents.offline.iql",
+    "td3_bc": "rljax.agents.offline.td3_bc",
+    "awac": "rljax.agents.offline.awac",
+    "rlpd": "rljax.agents.offline.rlpd",
     "dt": "rljax.agents.sequence.dt",
     "rvs": "rljax.agents.sequence.rvs",
 }

@@ -1,6 +1,7 @@
 """What tests of offline agents share: data of random actions, and training on them."""
 
 import jax
+import numpy as np
 import pytest
 
 from rljax import train
@@ -34,3 +35,17 @@ def learn_offline():
         return agent, run(dataset, jax.random.key(seed))
 
     return learn
+
+
+@pytest.fixture(scope="session")
+def optimal_q():
+    """(mdp) -> Q* [S, A] by value iteration in numpy."""
+
+    def solve(mdp):
+        transition, reward, gamma = np.float64(mdp.transition), np.float64(mdp.reward), float(mdp.discount)
+        q = np.zeros(reward.shape)
+        for _ in range(500):
+            q = reward + gamma * transition @ q.max(1)
+        return q
+
+    return solve

@@ -50,7 +50,7 @@ def test_policy_follows_the_observation(value_loss, continuous, random_data, lea
         np.testing.assert_array_equal(action, [0, 1])
 
 
-def test_reaches_the_optimum_of_a_finite_mdp(random_data, learn_offline):
+def test_reaches_the_optimum_of_a_finite_mdp(random_data, learn_offline, optimal_q):
     """Full coverage and an expectile near 1: the greedy policy is the exact optimum's wherever actions differ in value."""
     env = tabular.gridworld(3, 3, discount=0.9)
     config = SMALL.replace(lean=0.98, inverse_temperature=20.0, hidden=(64,))
@@ -60,15 +60,6 @@ def test_reaches_the_optimum_of_a_finite_mdp(random_data, learn_offline):
     best = optimal_q(env)
     chosen = best[np.arange(num_states), np.asarray(action)]
     np.testing.assert_allclose(chosen, best.max(1), atol=1e-4)
-
-
-def optimal_q(mdp):
-    """Q* [S, A] by value iteration in numpy."""
-    transition, reward, gamma = np.float64(mdp.transition), np.float64(mdp.reward), float(mdp.discount)
-    q = np.zeros(reward.shape)
-    for _ in range(500):
-        q = reward + gamma * transition @ q.max(1)
-    return q
 
 
 def test_an_unknown_value_loss_is_one_sentence():
