@@ -20,6 +20,8 @@ AGENTS = {
     "iql": "rljax.agents.offline.iql",
     "td3_bc": "rljax.agents.offline.td3_bc",
     "awac": "rljax.agents.offline.awac",
+    "cql": "rljax.agents.offline.cql",
+    "sac_n": "rljax.agents.offline.sac_n",
     "rlpd": "rljax.agents.offline.rlpd",
     "dt": "rljax.agents.sequence.dt",
     "rvs": "rljax.agents.sequence.rvs",
