@@ -1,0 +1,33 @@
+"""Every agent in the catalogue keeps its contract, by tracing alone."""
+
+import jax
+import pytest
+
+from rljax.check import check_agent
+from rljax.data import dataset as dataset_lib
+from rljax.data.collect import collect, uniform
+from rljax.envs import make
+from rljax.errors import UserError
+from rljax.experiments import catalog
+
+ENVS = {name: make(name) for name in ("gymnax/CartPole-v1", "gymnax/Pendulum-v1")}
+CONTINUOUS_ONLY, DISCRETE_ONLY = ("td3", "td3_bc", "sac_n"), ("dqn",)
+
+
+@pytest.mark.parametrize("name", catalog.AGENTS)
+@pytest.mark.parametrize("env_name", ENVS)
+def test_contract(name, env_name):
+    env, module = ENVS[env_name], catalog.agent(name)
+    config = module.Config()
+    if name in (CONTINUOUS_ONLY if "CartPole" in env_name else DISCRETE_ONLY):
+        with pytest.raises(UserError):
+            module.make(env.spec, config)
+        return
+    data = []
+    if catalog.learns_from_data(name):
+        data = [
+            dataset_lib.from_transitions(
+                jax.jit(lambda key: collect(env, uniform(env), (), key, 2, 30, True))(jax.random.key(0))
+            )
+        ]
+    check_agent(module.make(env.spec, config), env, module.source(env, config, *data))
