@@ -23,11 +23,6 @@ def test_contract(name, env_name):
         with pytest.raises(UserError):
             module.make(env.spec, config)
         return
-    data = []
-    if catalog.learns_from_data(name):
-        data = [
-            dataset_lib.from_transitions(
-                jax.jit(lambda key: collect(env, uniform(env), (), key, 2, 30, True))(jax.random.key(0))
-            )
-        ]
+    record = jax.jit(lambda key: collect(env, uniform(env), (), key, 2, 30, True))
+    data = [dataset_lib.from_transitions(record(jax.random.key(0)))] if catalog.learns_from_data(name) else []
     check_agent(module.make(env.spec, config), env, module.source(env, config, *data))
