@@ -22,6 +22,7 @@ AGENTS = {
     "awac": "rljax.agents.offline.awac",
     "cql": "rljax.agents.offline.cql",
     "sac_n": "rljax.agents.offline.sac_n",
+    "odice": "rljax.agents.offline.odice",
     "rlpd": "rljax.agents.offline.rlpd",
     "dt": "rljax.agents.sequence.dt",
     "rvs": "rljax.agents.sequence.rvs",

@@ -47,6 +47,13 @@ def minibatch_epochs(
     return state, jax.tree.map(jnp.mean, metrics)
 
 
+def orthogonal_part(tree: Any, direction: Any) -> Any:
+    """What is left of `tree` without its component along `direction`, both taken as one long vector; all of it where that is 0."""
+    dot = lambda a, b: sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    share = dot(tree, direction) / jnp.maximum(dot(direction, direction), 1e-10)
+    return jax.tree.map(lambda x, d: x - share * d, tree, direction)
+
+
 def shuffled(key: Key, size: int) -> Int[Array, " size"]:
     """0 ... size - 1 in random order, for cutting into minibatches.
 

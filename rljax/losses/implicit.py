@@ -71,6 +71,15 @@ def advantage_weight(advantage: Scalar, inverse_temperature: Number, cap: Number
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(inverse_temperature * advantage), cap))
 
 
+def chi_square_weight(difference: Scalar, cap: Number) -> Scalar:
+    """(f*)'(d) = max(1 + d / 2, 0) of `chi_square_loss`, capped, a constant: how much more often than the data an action is taken.
+
+    Mao et al., 2024 (arXiv:2402.00348), equation 12; Sikchi et al., 2023 (arXiv:2302.08560), table 3.
+    """
+    chex.assert_rank(difference, 0)
+    return jax.lax.stop_gradient(jnp.clip(1.0 + 0.5 * difference, 0.0, cap))
+
+
 def indicator_weight(advantage: Scalar) -> Scalar:
     """1(A > 0), a constant: the policy copies what is better than its own actions, and nothing else.
 

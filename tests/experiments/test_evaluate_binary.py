@@ -81,12 +81,12 @@ def test_in_gymnasium_a_recurrent_agent_keeps_its_memory(run, monkeypatch):
     folder, _ = run
     memories, play = [], gymnasium_env.evaluate_in_gymnasium
 
-    def watched(act, env_id, num_episodes, seed, memory, spec):
+    def watched(act, *arguments):
         def watch(observation, memory, key):
             memories.append(np.asarray(memory))
             return act(observation, memory, key)
 
-        return play(watch, env_id, num_episodes, seed, memory, spec)
+        return play(watch, *arguments)
 
     monkeypatch.setattr(gymnasium_env, "evaluate_in_gymnasium", watched)
     summary = evaluate_run(folder, "gymnasium/CartPole-v1", num_episodes=2)
