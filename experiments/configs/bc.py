@@ -1,0 +1,5 @@
+"""Cloning on small tasks; docs/results says what was run with these."""
+
+from rljax.experiments.configs import offline
+
+TUNED = offline.family(offline.RATE, {}, {})

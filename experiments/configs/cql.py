@@ -1,0 +1,5 @@
+"""CQL on small tasks; docs/results says what was run with these."""
+
+from rljax.experiments.configs import offline
+
+TUNED = offline.family(offline.RATES, offline.PENDULUM, offline.MAZE)

@@ -1,0 +1,16 @@
+"""Settings that offline agents share: small networks for small tasks, on two cores. `family` makes the TUNED of each."""
+
+SMALL = {"hidden": (64, 64)}
+RATE = {"learning_rate": 1e-3}
+RATES = {"policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+PENDULUM = {"reward_scale": 0.1}
+MAZE = {"reward_scale": 100.0, "gamma": 0.995}  # one reward of 1 at the end of some hundred steps
+MAZES = ("rljax/PointMaze-umaze", "rljax/PointMaze-medium", "rljax/PointMaze-large")
+
+
+def family(rates: dict, pendulum: dict, maze: dict) -> dict[str, dict]:
+    """Settings by environment: what all have, and an agent's own for Pendulum and for the mazes."""
+    return {
+        "gymnax/Pendulum-v1": {**SMALL, **rates, **pendulum},
+        **{name: {**SMALL, **rates, **maze} for name in MAZES},
+    }
