@@ -41,7 +41,7 @@ def learning_curves(
         middle, low, high = curve(scores[:, seen])
         (line,) = axes.plot(steps[seen], middle, linewidth=1.8, label=f"{name} ({scores.shape[0]} seeds)")
         axes.fill_between(steps[seen], low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-    axes.set(title=title, xlabel="environment steps", ylabel=f"{ylabel}, IQM and 95 % interval")
+    axes.set(title=title, xlabel="steps", ylabel=f"{ylabel}, IQM and 95 % interval")
     axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
