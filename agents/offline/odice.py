@@ -92,7 +92,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         return config.reward_scale * steps.reward + batch.discount * there[..., 0] - here[..., 0]
 
     def value_gradient(state: State, batch: Sample):
-        """The gradient of V's parameters, by arXiv:2402.00348, equations 8 to 10, and metrics."""
+        """The gradient of V's parameters, as arXiv:2402.00348 puts it together, and the differences [B]."""
         conjugate = jax.vmap(chi_square_loss, (0, None))
         params, target = state.value.params, state.target_value
         mean = lambda x: (batch.weight * x).mean()

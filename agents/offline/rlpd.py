@@ -13,7 +13,7 @@ from rljax.types import Agent, Env, EnvSpec, Source
 
 @record
 class Config(sac.Config):
-    """SAC's, with the paper's layer normalisation and updates for each step (table 1 there; entropy is in the target)."""
+    """SAC's, with the paper's layer normalisation and updates for each step."""
 
     layer_norm: bool = static(True)
     num_updates: int = static(20)

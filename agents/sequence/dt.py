@@ -23,7 +23,7 @@ from rljax.updates import descend
 
 @record
 class Config:
-    """Defaults: those of the paper's code for locomotion (table 9 there). `target_return` must be given for what is asked of it."""
+    """Defaults: those of the paper's code for locomotion (github.com/kzl/decision-transformer). `target_return` must be given for what is asked of it."""
 
     target_return: float = signed(0.0)  # that is asked for, in the environment's own units
     return_scale: float = 1000.0  # what returns are divided by for the network

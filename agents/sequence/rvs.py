@@ -18,7 +18,7 @@ from rljax.updates import descend
 
 @record
 class Config:
-    """Defaults: the paper's network (table 5) at a batch size that suits more updates; no dropout (0 for locomotion there)."""
+    """Defaults: the paper's network at a batch size that suits more updates; no dropout (0 for locomotion there)."""
 
     target_return: float = signed(0.0)  # that is asked for over a whole episode, in the environment's own units
     return_scale: float = 1000.0  # what returns of whole episodes are divided by for the network

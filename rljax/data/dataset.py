@@ -99,7 +99,7 @@ def top_weights(dataset: Dataset, fraction: float) -> Float[np.ndarray, " E"]:
 
 
 def return_weights(dataset: Dataset, temperature: float) -> Float[np.ndarray, " E"]:
-    """exp(G / temperature) of each episode's return G, scaled to [0, 1] over the dataset. arXiv:2306.13085, equation 8 (RW)."""
+    """exp(G / temperature) of each episode's return G, scaled to [0, 1] over the dataset. arXiv:2306.13085 (RW)."""
     if not temperature > 0.0:
         raise UserError(f"temperature={temperature} must be above 0.")
     returns = np.asarray(dataset.episode_return, np.float64)

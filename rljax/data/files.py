@@ -5,7 +5,7 @@ The layout that is written, and read best, is npz with the arrays
   observations [N, ...], actions [N, ...], rewards [N], next_observations [N, ...], terminated [N], truncated [N]
 
 in time order; actions lie in [-1, 1] or are indices. Other spellings of these names are read too (see NAMES): those of D4RL's
-HDF5 and OGBench's npz files among them. Minari's folders are read from their HDF5 file.
+HDF5 among them. Minari's folders are read from their HDF5 file.
 """
 
 import contextlib

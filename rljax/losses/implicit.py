@@ -25,7 +25,7 @@ def expectile_loss(difference: Scalar, expectile: Number) -> Scalar:
 def gumbel_loss(difference: Scalar, temperature: Number, clip: float = 7.0) -> Scalar:
     """e^z - z - 1 with z = d / T: V becomes T log E exp(Q / T), the mean for large T, the maximum for small.
 
-    XQL: Garg et al., 2023 (arXiv:2301.02328), equation 11. Above z = `clip` the exponential goes on as its tangent, so that the
+    XQL: Garg et al., 2023 (arXiv:2301.02328). Above z = `clip` the exponential goes on as its tangent, so that the
     loss stays convex and its gradient finite.
     """
     chex.assert_rank(difference, 0)
@@ -38,7 +38,7 @@ def chi_square_loss(difference: Scalar, weight: Number) -> Scalar:
     """lambda f*(d) - (1 - lambda) d, with the conjugate of the Pearson divergence f(x) = (x - 1)^2 over x >= 0.
 
     f*(d) = d + d^2 / 4 above -2, and -1 below. Where no d is below -2, V lies 4 - 2 / lambda above the mean of Q: nothing at
-    lambda = 1 / 2, and with it all values rise. f-DVL: Sikchi et al., 2023 (arXiv:2302.08560), equation 11 and table 3.
+    lambda = 1 / 2, and with it all values rise. f-DVL: Sikchi et al., 2023 (arXiv:2302.08560).
     """
     chex.assert_rank(difference, 0)
     inside = jnp.maximum(difference, -2.0)
@@ -48,7 +48,7 @@ def chi_square_loss(difference: Scalar, weight: Number) -> Scalar:
 def total_variation_loss(difference: Scalar, weight: Number) -> Scalar:
     """lambda max(d, 0) - (1 - lambda) d: V becomes a quantile of Q, that of level 2 - 1 / lambda.
 
-    f-DVL with the total variation: arXiv:2302.08560, equation 11 and table 3; the level follows where the gradient vanishes.
+    f-DVL with the total variation: arXiv:2302.08560; the level follows where the gradient vanishes.
     """
     chex.assert_rank(difference, 0)
     return weight * jnp.maximum(difference, 0.0) - (1.0 - weight) * difference
@@ -74,7 +74,7 @@ def advantage_weight(advantage: Scalar, inverse_temperature: Number, cap: Number
 def chi_square_weight(difference: Scalar, cap: Number) -> Scalar:
     """(f*)'(d) = max(1 + d / 2, 0) of `chi_square_loss`, capped, a constant: how much more often than the data an action is taken.
 
-    Mao et al., 2024 (arXiv:2402.00348), equation 12; Sikchi et al., 2023 (arXiv:2302.08560), table 3.
+    Mao et al., 2024 (arXiv:2402.00348); Sikchi et al., 2023 (arXiv:2302.08560).
     """
     chex.assert_rank(difference, 0)
     return jax.lax.stop_gradient(jnp.clip(1.0 + 0.5 * difference, 0.0, cap))
