@@ -23,7 +23,7 @@ from rljax.updates import descend
 
 @record
 class Config:
-    """Defaults: those of the paper's code for locomotion (github.com/kzl/decision-transformer). `target_return` must be given for what is asked of it."""
+    """Defaults: for locomotion, those of github.com/kzl/decision-transformer. Give `target_return`: it is what is asked for."""
 
     target_return: float = signed(0.0)  # that is asked for, in the environment's own units
     return_scale: float = 1000.0  # what returns are divided by for the network
