@@ -32,7 +32,13 @@ class Stopped(Exception):
 
 
 def run(
-    plan: Plan, folder: Folder, resume: bool = False, checkpoint_every: int = 1, quiet: bool = False, wandb: str = ""
+    plan: Plan,
+    folder: Folder,
+    resume: bool = False,
+    checkpoint_every: int = 1,
+    keep_checkpoints: int = 2,
+    quiet: bool = False,
+    wandb: str = "",
 ) -> dict[str, Any]:
     """Carry out a plan in a folder and return its summary.
 
@@ -79,7 +85,7 @@ def run(
     )
     evaluate_all = compiled(evaluate_run, shapes, points, keys)
 
-    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints = Checkpoints(folder.checkpoints, keep_checkpoints or None)
     table, done = logging.Table(folder.metrics), 0
     if resume and checkpoints.latest is not None:
         done = checkpoints.latest

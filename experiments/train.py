@@ -41,7 +41,8 @@ def define_flags():
     flags.DEFINE_integer(
         "log_every", 0, "Environment steps of a chunk, after which is logged; 0: about a fiftieth of the run."
     )
-    flags.DEFINE_integer("checkpoint_every", 1, "Chunks between checkpoints.")
+    flags.DEFINE_integer("checkpoint_every", 1, "Chunks between checkpoints.", lower_bound=1)
+    flags.DEFINE_integer("keep_checkpoints", 2, "How many of the last checkpoints are kept; 0: all.", lower_bound=0)
     flags.DEFINE_enum(
         "layout", "auto", ["auto", "vmap", "devices", "map", "data"], "How runs share devices (see rljax/parallel.py)."
     )
@@ -58,7 +59,9 @@ def main(argv):
 
     plan = cli.plan_from_flags()
     folder = Folder(FLAGS.run_dir or cli.default_run_dir(plan))
-    summary = runner.run(plan, folder, FLAGS.resume, FLAGS.checkpoint_every, FLAGS.quiet, FLAGS.wandb)
+    summary = runner.run(
+        plan, folder, FLAGS.resume, FLAGS.checkpoint_every, FLAGS.keep_checkpoints, FLAGS.quiet, FLAGS.wandb
+    )
     if not FLAGS.quiet:
         cli.print_summary(summary, folder)
 

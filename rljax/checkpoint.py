@@ -11,9 +11,9 @@ from rljax.errors import UserError
 
 
 class Checkpoints:
-    """The checkpoints in one folder, by step."""
+    """The checkpoints in one folder, by step; the last `keep` of them, or all (None)."""
 
-    def __init__(self, folder: str | pathlib.Path, keep: int = 2):
+    def __init__(self, folder: str | pathlib.Path, keep: int | None = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
         self._manager = ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
 
