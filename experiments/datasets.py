@@ -1,6 +1,9 @@
 """Datasets by name: of a file (see rljax/data/files.py), or ENVIRONMENT/TIER, which is made on the device, always the same.
 
   random     uniformly random actions, in any environment: gymnax/CartPole-v1/random
+  medium, expert, medium-expert, medium-replay
+             brax/hopper/medium and others that have a ladder of policies (ladders.py): of its second rung, two fifths of the way
+             from random actions to the best; of its best; of both; of random actions and all rungs up to the second
   navigate   rljax/PointMaze-medium/navigate: a wanderer between random cells, until it happens on the goal or time is up
   stitch     the same in episodes of STITCH steps, about five cells: no episode shows the whole way from afar to the goal
 
@@ -12,7 +15,9 @@ import zlib
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
+from rljax import parallel
 from rljax.agents.behaviour import wanderer
 from rljax.data import files
 from rljax.data.collect import collect, uniform
@@ -21,27 +26,48 @@ from rljax.envs import make as make_env
 from rljax.envs.pointmaze import PointMaze
 from rljax.envs.wrappers import TimeLimit
 from rljax.errors import UserError
+from rljax.experiments import ladders
 from rljax.types import EnvSpec, Transition
 
 TRANSITIONS = 100_000
 NUM_ENVS = 50
 STITCH = 100
+MEDIUM = 1  # the second rung of five: two fifths of the way from random actions to the best
 DATA = 3  # base of the keys; 0 is training's, 1 evaluation's, 2 that of recorded data
 
 
-def _random(env, key, length):
-    return collect(env, uniform(env), (), key, NUM_ENVS, length, True)
+def _random(env_name, env):
+    return [(env, uniform(env), ())]
 
 
-def _navigate(env, key, length):
-    return collect(env, wanderer.make(env), (), key, NUM_ENVS, length, True)
+def _navigate(env_name, env):
+    return [(env, wanderer.make(env), ())]
 
 
-def _stitch(env, key, length):
-    return collect(TimeLimit(env, STITCH), wanderer.make(env), (), key, NUM_ENVS, length, True)
+def _stitch(env_name, env):
+    return [(TimeLimit(env, STITCH), wanderer.make(env), ())]
 
 
-TIERS: dict[str, Callable] = {"random": _random, "navigate": _navigate, "stitch": _stitch}
+def _rungs(*chosen):
+    """Equal shares from rungs of the environment's ladder; None is random actions."""
+
+    def parts(env_name, env):
+        ladder = ladders.load(env_name, env.spec)
+        of = lambda rung: (uniform(env), ()) if rung is None else (ladder.agent, parallel.select(ladder.states, rung))
+        return [(env, *of(rung)) for rung in chosen]
+
+    return parts
+
+
+TIERS: dict[str, Callable] = {  # (name, environment) -> who acts where: [(environment, agent, its state)]
+    "random": _random,
+    "medium": _rungs(MEDIUM),
+    "medium-replay": _rungs(None, *range(MEDIUM + 1)),
+    "expert": _rungs(-1),
+    "medium-expert": _rungs(MEDIUM, -1),
+    "navigate": _navigate,
+    "stitch": _stitch,
+}
 MAZES_ONLY = ("navigate", "stitch")
 
 
@@ -70,6 +96,15 @@ def _make(env_name: str, tier: str, transitions: int) -> Transition:
         raise UserError(f"Only PointMazes have the tier {tier!r}, not {env_name}; there is {env_name}/random.")
     if transitions < NUM_ENVS:
         raise UserError(f"transitions={transitions} must be at least {NUM_ENVS}.")
-    length = math.ceil(transitions / NUM_ENVS)
+    parts = TIERS[tier](env_name, env)
+    num_envs = NUM_ENVS // len(parts)
+    length = math.ceil(transitions / (num_envs * len(parts)))
     key = jax.random.fold_in(jax.random.key(DATA), zlib.crc32(f"{env_name}/{tier}".encode()))
-    return jax.device_get(jax.jit(lambda key: TIERS[tier](env, key, length))(key))
+    keys = [key] if len(parts) == 1 else jax.random.split(key, len(parts))
+    made = [_record(*part, key, num_envs, length) for part, key in zip(parts, keys)]
+    return jax.tree.map(lambda *x: np.concatenate(x), *made)
+
+
+def _record(env, agent, state, key, num_envs: int, length: int) -> Transition:
+    record = jax.jit(lambda state, key: collect(env, agent, state, key, num_envs, length, True))
+    return jax.device_get(record(state, key))

@@ -120,8 +120,9 @@ class Trained(NamedTuple):
         return act, agent.memory
 
 
-def load(run_dir: str | pathlib.Path) -> Trained:
-    """The agents of a run's last checkpoint, without its environments and replay, which are not read. To act with one:
+def load(run_dir: str | pathlib.Path, checkpoint: int | None = None) -> Trained:
+    """The agents of a run's last checkpoint, or of another that it kept, without its environments and replay, which are not
+    read. To act with one:
 
         act, memory = load("runs/ppo-cartpole").policy(0)
         action, memory = act(observation, memory, jax.random.key(0))
@@ -136,11 +137,16 @@ def load(run_dir: str | pathlib.Path) -> Trained:
     with contextlib.closing(Checkpoints(folder.checkpoints)) as checkpoints:
         if checkpoints.latest is None:
             raise UserError(f"There is no checkpoint in {folder.checkpoints}: the run has not saved any yet.")
+        checkpoint = checkpoints.latest if checkpoint is None else checkpoint
+        if checkpoint not in checkpoints.all:
+            raise UserError(
+                f"There is no checkpoint {checkpoint} in {folder.checkpoints}; there are {checkpoints.all}."
+            )
         program = Program(plan)
         one = jax.eval_shape(lambda key: program.agent(program.points[0]).init(key), jax.random.key(0))
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(program.runs), *x.shape), x.dtype), one)
-        states = checkpoints.restore({"agent": like}, part=True)["agent"]
-        return Trained(program, states, program.steps(checkpoints.latest))
+        states = checkpoints.restore({"agent": like}, step=checkpoint, part=True)["agent"]
+        return Trained(program, states, program.steps(checkpoint))
 
 
 def named(curves: dict, plan: Plan) -> dict:

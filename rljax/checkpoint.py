@@ -22,6 +22,11 @@ class Checkpoints:
         """The step of the newest whole checkpoint."""
         return self._manager.latest_step()
 
+    @property
+    def all(self) -> list[int]:
+        """The steps of all whole checkpoints, in order."""
+        return sorted(self._manager.all_steps())
+
     def save(self, step: int, state: Any) -> None:
         """Begin to write `state`; returns once it is copied. The arrays may then be donated, if they are not the caller's only
         copy: hand in a copy on backends where host and device share memory (`parallel.Fleet.trim` makes one)."""

@@ -5,12 +5,15 @@ RATE = {"learning_rate": 1e-3}
 RATES = {"policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
 PENDULUM = {"reward_scale": 0.1}
 MAZE = {"reward_scale": 100.0, "gamma": 0.995}  # one reward of 1 at the end of some hundred steps
+LOCOMOTION = {"hidden": (128, 128), "batch_size": 128}
+BODIES = ("brax/hopper", "brax/halfcheetah", "brax/walker2d")
 MAZES = ("rljax/PointMaze-umaze", "rljax/PointMaze-medium", "rljax/PointMaze-large")
 
 
-def family(rates: dict, pendulum: dict, maze: dict) -> dict[str, dict]:
-    """Settings by environment: what all have, and an agent's own for Pendulum and for the mazes."""
+def family(rates: dict, pendulum: dict, maze: dict, locomotion: dict | None = None) -> dict[str, dict]:
+    """Settings by environment: what all have, and an agent's own for Pendulum, for the mazes and for locomotion."""
     return {
         "gymnax/Pendulum-v1": {**SMALL, **rates, **pendulum},
         **{name: {**SMALL, **rates, **maze} for name in MAZES},
+        **{name: {**LOCOMOTION, **rates, **(locomotion or {})} for name in BODIES},
     }
