@@ -5,6 +5,6 @@ state, observation = env.reset(key)
 state, timestep = env.step(state, action, key)
 """
 
-from rljax.envs.registry import make, names
+from rljax.envs.registry import make, names, on_host
 
-__all__ = ["make", "names"]
+__all__ = ["make", "names", "on_host"]

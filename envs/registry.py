@@ -5,6 +5,7 @@
     brax/hopper?backend=mjx&episode_length=500
     rljax/PointMaze-umaze
     my_package.my_module:MyEnv?size=7          your own: anything callable that gives an environment
+    gymnasium/Hopper-v5                        any of Gymnasium's, stepped on the host: to evaluate and record in
 
 An option is the environment's own (a parameter, an option of its constructor) or one of WRAPPERS, which every
 environment has and which go around it in the order in which they are written.
@@ -30,6 +31,7 @@ class Family(NamedTuple):
 
 
 FAMILIES = ("gymnax", "brax", "rljax")
+GYMNASIUM = "gymnasium/"
 OWN_MODULES = ("pointmaze", "tabular", "probes")  # each has ENVIRONMENTS: a factory by name
 
 WRAPPERS: dict[str, Callable[[Env, str], Env]] = {
@@ -52,6 +54,10 @@ def make(name: str) -> Env:
     for a value that an option cannot take.
     """
     path, _, query = name.partition("?")
+    if on_host(name):
+        if query:
+            raise UserError(f"{path} takes no options, got {query!r}.")
+        return _gymnasium(path.removeprefix(GYMNASIUM))
     prefix, _, base = path.partition("/")
     if ":" in prefix:
         family = _foreign(prefix)
@@ -74,6 +80,19 @@ def make(name: str) -> Env:
             env = WRAPPERS[key](env, text)
             _ = env.spec  # raises where the wrapper does not suit the environment
     return env
+
+
+def on_host(name: str) -> bool:
+    """Whether the environment `name` is stepped on the host, step by step: it has a spec, but cannot be reset in a program."""
+    return name.startswith(GYMNASIUM)
+
+
+def _gymnasium(env_id: str) -> Env:
+    try:
+        from rljax.envs.gymnasium import from_gymnasium
+    except ImportError as error:
+        raise UserError(str(error)) from error
+    return from_gymnasium(env_id)
 
 
 def _family(name: str) -> Family:

@@ -212,6 +212,15 @@ def print_summary(summary: dict[str, Any], folder: Folder) -> None:
     )
 
 
+def print_episodes(name: str, episodes: Any) -> None:
+    """One line of what a policy reached: mean and standard deviation of returns, mean length."""
+    returns, lengths = episodes.returns, episodes.lengths
+    print(
+        f"{name}: return {number(returns.mean())} +- {number(returns.std())}, length {number(lengths.mean())}",
+        flush=True,
+    )
+
+
 def number(x: float | None) -> str:
     """A return as people read it: 1,234.5 or 0.972; nothing for None."""
     if x is None:

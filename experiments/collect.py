@@ -1,16 +1,22 @@
-"""Record data: roll out trained agents, or random actions, and write what happened as a dataset for offline agents.
+"""Record data: roll out trained agents, policies of files or random actions, and write what happened for offline agents.
 
   python -m rljax.experiments.collect --run_dir=runs/ppo-brax-hopper --transitions=100000 --output=hopper.npz
   python -m rljax.experiments.collect --run_dir=runs/medium --run_dir=runs/expert --transitions=100000 --output=mixed.npz
   python -m rljax.experiments.collect --env=gymnax/Pendulum-v1 --transitions=100000 --output=random.npz
+  python -m rljax.experiments.collect --env=gymnasium/Hopper-v4 --policies='trpo_hopper.h5?rungs=20,40' --output=hopper-v0
 
-Every agent of every run (all seeds and points of a sweep) takes an equal share. Agents explore unless --noexplore is given. The
-file is npz as rljax/data/files.py describes it; train on it by --dataset=FILE.
+Every agent of every run (all seeds and points of a sweep) and every policy takes an equal share. They explore unless --noexplore is
+given. What is written is decided by the name: FILE.npz, FILE.hdf5 in D4RL's layout, or NAME-v0, a folder that Minari opens (see
+rljax/data/files.py); train on each by --dataset=NAME.
+
+Environments of Gymnasium are stepped on the host, one at a time, so their episodes are whole but for the last of each agent.
+Elsewhere the last episode of each of --num_envs is cut: for whole ones let each have many steps.
 """
 
 import math
-import pathlib
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,71 +27,127 @@ from rljax import parallel
 from rljax.data import dataset, files
 from rljax.data.collect import collect, uniform
 from rljax.envs import make as make_env
+from rljax.envs import on_host
 from rljax.errors import UserError
-from rljax.experiments import cli
+from rljax.experiments import cli, policies
+from rljax.experiments import on_host as host
 from rljax.experiments.folder import load
-from rljax.types import Transition
+from rljax.types import Agent, Env, Transition
 
 FLAGS = flags.FLAGS
+NUM_ENVS = 16
 DATA = 2  # base of the keys; 0 is training's, 1 evaluation's
 
 
 def main(argv):
     cli.reject_arguments(argv)
-    if not FLAGS.output or pathlib.Path(FLAGS.output).suffix != ".npz":
-        raise UserError("--output=FILE.npz must name the file to write.")
-    if FLAGS.transitions < 1 or FLAGS.num_envs < 1:
-        raise UserError("--transitions and --num_envs must be at least 1.")
-    steps = record(FLAGS.env, FLAGS.run_dir, FLAGS.transitions, FLAGS.num_envs, FLAGS.explore, FLAGS.seed)
-    pathlib.Path(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
-    files.save(FLAGS.output, steps)
+    if not FLAGS.output:
+        raise UserError("--output=NAME must name what to write: FILE.npz, FILE.hdf5 or, for Minari, NAME-v0.")
+    files.check_name(FLAGS.output)
+    env_name, env, agents = actors(FLAGS.env, FLAGS.run_dir, FLAGS.policies)
+    steps = roll(env_name, env, agents, FLAGS.transitions, FLAGS.num_envs, FLAGS.explore, FLAGS.seed)
+    files.save(FLAGS.output, steps, env.spec)
     print(f"{FLAGS.output}: {files.describe(dataset.from_transitions(steps))}")
 
 
 def record(
-    env_name: str | None, run_dirs: list[str], transitions: int, num_envs: int = 16, explore: bool = True, seed: int = 0
+    env_name: str | None,
+    run_dirs: Sequence[str],
+    transitions: int,
+    num_envs: int | None = None,
+    explore: bool = True,
+    seed: int = 0,
+    policy_names: Sequence[str] = (),
 ) -> Transition:
-    """About `transitions` steps [N] of all agents of some runs, or of random actions in `env_name`; arguments are the flags.
+    """About `transitions` steps [N] of all agents of some runs, of policies or of random actions in `env_name`; arguments are the
+    flags.
 
     Raises:
-      UserError: neither or both of environment and runs are given; the runs are of different environments.
+      UserError: see `actors` and `roll`.
     """
-    if bool(env_name) == bool(run_dirs):
-        raise UserError("Give runs by --run_dir, or an environment for random actions by --env.")
+    return roll(*actors(env_name, run_dirs, policy_names), transitions, num_envs, explore, seed)
+
+
+def actors(
+    env_name: str | None, run_dirs: Sequence[str], policy_names: Sequence[str] = ()
+) -> tuple[str, Env, list[tuple[Agent, Any]]]:
+    """The environment by name and itself, and who acts in it: agents and their states.
+
+    Raises:
+      UserError: neither or both of environment and runs are given, policies without an environment or that do not fit it;
+        the runs are of different environments.
+    """
+    if bool(env_name) == bool(run_dirs) or (policy_names and run_dirs):
+        raise UserError(
+            "Give runs by --run_dir, or an environment by --env: for random actions or, with --policies, for those of a file."
+        )
     if env_name:
         env = make_env(env_name)
-        agents = [(uniform(env), ())]
-    else:
-        runs = [load(path) for path in run_dirs]
-        names = sorted({run.program.plan.env for run in runs})
-        if len(names) > 1:
-            raise UserError(f"The runs are of different environments: {' and '.join(names)}.")
-        env = runs[0].program.env
-        agents = [
-            (run.program.agent(point), parallel.select(run.states, i))
-            for run in runs
-            for i, (point, _) in enumerate(run.program.runs)
-        ]
-    length = math.ceil(transitions / (len(agents) * num_envs))
+        found = [actor for name in policy_names for actor in policies.load(name, env).values()]
+        return env_name, env, found or [(uniform(env), ())]
+    runs = [load(path) for path in run_dirs]
+    names = sorted({run.program.plan.env for run in runs})
+    if len(names) > 1:
+        raise UserError(f"The runs are of different environments: {' and '.join(names)}.")
+    agents = [
+        (run.program.agent(point), parallel.select(run.states, i))
+        for run in runs
+        for i, (point, _) in enumerate(run.program.runs)
+    ]
+    return names[0], runs[0].program.env, agents
+
+
+def roll(
+    env_name: str,
+    env: Env,
+    agents: list[tuple[Agent, Any]],
+    transitions: int,
+    num_envs: int | None = None,
+    explore: bool = True,
+    seed: int = 0,
+) -> Transition:
+    """About `transitions` steps [N], those of one agent after those of another.
+
+    Args:
+      num_envs: environments side by side, NUM_ENVS where it is None; on the host there is but one.
+    Raises:
+      UserError: no steps or environments are asked for, or several environments on the host.
+    """
+    side_by_side = num_envs if num_envs is not None else 1 if on_host(env_name) else NUM_ENVS
+    if transitions < 1 or side_by_side < 1:
+        raise UserError("--transitions and --num_envs must be at least 1.")
+    if on_host(env_name) and side_by_side > 1:
+        raise UserError(f"{env_name} is stepped on the host, one environment at a time: leave out --num_envs.")
+    length = math.ceil(transitions / (len(agents) * side_by_side))
     parts = []
     for i, (agent, state) in enumerate(agents):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(DATA), seed), i)
-        run = jax.jit(lambda state, key, agent=agent: collect(env, agent, state, key, num_envs, length, explore))
-        parts.append(jax.tree.map(np.asarray, run(state, key)))
+        if on_host(env_name):
+            parts.append(host.collect(env.env_id, env.spec, agent, state, key, length, explore))
+        else:
+            run = jax.jit(
+                lambda state, key, agent=agent: collect(env, agent, state, key, side_by_side, length, explore)
+            )
+            parts.append(jax.tree.map(np.asarray, run(state, key)))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def entry(argv=None):
     """Parse flags, record, and turn what a user can mend into one sentence and a non-zero exit."""
-    flags.DEFINE_string("env", None, "Environment for random actions, as FAMILY/NAME?OPTION=VALUE&...")
+    flags.DEFINE_string(
+        "env", None, "Environment for random actions or --policies, as FAMILY/NAME?OPTION=VALUE&... or gymnasium/ID."
+    )
+    flags.DEFINE_multi_string("policies", [], "File of policies that act in --env, FILE.h5?rungs=NUMBER,...")
     flags.DEFINE_multi_string(
         "run_dir", [], "Folder of a run; given several times, their data stand one after another."
     )
     flags.DEFINE_integer("transitions", 100_000, "How many to record, rounded up to whole rows of environments.")
-    flags.DEFINE_integer("num_envs", 16, "Environments side by side.")
+    flags.DEFINE_integer(
+        "num_envs", None, f"Environments side by side: {NUM_ENVS}, but 1 of Gymnasium's, which are stepped on the host."
+    )
     flags.DEFINE_bool("explore", True, "Act with exploration.")
     flags.DEFINE_integer("seed", 0, "Seed of the episodes.")
-    flags.DEFINE_string("output", None, "File to write, FILE.npz.")
+    flags.DEFINE_string("output", None, "What to write: FILE.npz, FILE.hdf5 (D4RL's layout) or NAME-v0 (Minari's).")
     cli.define_debug_flag()
     app.run(cli.guarded(main), list(sys.argv if argv is None else argv))
 

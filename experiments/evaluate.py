@@ -3,15 +3,17 @@
   python -m rljax.experiments.evaluate --run_dir=runs/ppo-brax-hopper --episodes=1000 --seed=1
   python -m rljax.experiments.evaluate --run_dir=runs/ppo-brax-hopper --env='brax/hopper?backend=mjx'
   python -m rljax.experiments.evaluate --run_dir=runs/ppo-brax-hopper --env=gymnasium/Hopper-v5 --episodes=10
+  python -m rljax.experiments.evaluate --policies='trpo_hopper.h5?rungs=20,40' --env=gymnasium/Hopper-v4 --episodes=10
 
 On the run's own environment, another of ours, or one of Gymnasium, which is stepped on the host. Prints the table that training
 ends with and writes evaluation-ENV.json into the run's folder, in the form of its summary.json. On the run's own environment,
 --seed=0 gives the episodes of its own evaluations again, and another seed new ones.
+
+Of the policies of a file (experiments/policies) the mean return and length are printed, and nothing is written; they explore unless
+--noexplore is given.
 """
 
 import dataclasses
-import functools
-import sys
 from typing import Any
 
 import jax
@@ -19,21 +21,27 @@ import numpy as np
 from absl import app, flags
 
 import rljax
-from rljax import parallel
 from rljax.envs import make as make_env
+from rljax.envs import on_host
 from rljax.errors import UserError
-from rljax.evaluate import evaluate
-from rljax.experiments import cli
+from rljax.evaluate import Episodes, evaluate
+from rljax.experiments import cli, policies
+from rljax.experiments import on_host as host
 from rljax.experiments.folder import Folder, Trained, device, load, write_json
 from rljax.experiments.runner import EVALUATION, summarise
-from rljax.types import EnvSpec, initial_memory
+from rljax.types import EnvSpec
 
 FLAGS = flags.FLAGS
-GYMNASIUM = "gymnasium/"
 
 
 def main(argv):
     cli.reject_arguments(argv)
+    if FLAGS.policies:
+        if FLAGS.run_dir or not FLAGS.env or FLAGS.episodes < 1:
+            raise UserError("--policies=FILE.h5 wants an --env, at least one of --episodes, and no --run_dir.")
+        explore = True if FLAGS.explore is None else FLAGS.explore
+        evaluate_policies(FLAGS.policies, FLAGS.env, FLAGS.episodes, explore, FLAGS.seed)
+        return
     folder = cli.run_folder()
     summary = evaluate_run(folder, FLAGS.env, FLAGS.episodes, FLAGS.explore, FLAGS.seed)
     cli.print_table(summary)
@@ -53,8 +61,8 @@ def evaluate_run(
     trained = load(folder.path)
     plan = trained.program.plan
     env, explore = env or plan.env, plan.eval_explore if explore is None else explore
-    if env.startswith(GYMNASIUM):
-        returns = in_gymnasium(trained, env.removeprefix(GYMNASIUM), num_episodes, explore, seed)
+    if on_host(env):
+        returns = host.evaluate_run(trained, env, num_episodes, explore, seed, quiet=False)
     else:
         returns = on_device(trained, env, num_episodes, explore, seed)
     plan = dataclasses.replace(plan, env=env, eval_episodes=num_episodes)
@@ -79,33 +87,25 @@ def on_device(trained: Trained, env_name: str, num_episodes: int, explore: bool,
     return fleet.to_host(fleet.over(returns)(states, points, keys))
 
 
-def in_gymnasium(trained: Trained, env_id: str, num_episodes: int, explore: bool, seed: int) -> np.ndarray:
-    """Returns [S, num_episodes] in an environment of Gymnasium, one agent after another."""
-    try:
-        from gymnasium.error import Error
+def evaluate_policies(
+    names: list[str], env_name: str, num_episodes: int = 100, explore: bool = True, seed: int = 0
+) -> dict[str, Episodes]:
+    """Episodes in `env_name` of each policy of some files (see experiments/policies). Arguments are the flags.
 
-        from rljax.envs.gymnasium import evaluate_in_gymnasium
-    except ImportError as error:
-        raise UserError(str(error)) from error
-    program, returns = trained.program, []
-
-    @jax.jit
-    def act(state, point, observation, memory, key):
-        return program.agent(point).act(state, observation, memory, key, explore)[:2]
-
-    for i, (point, run_seed) in enumerate(program.runs):
-        policy = functools.partial(act, parallel.select(trained.states, i), point)
-        memory = initial_memory(program.agent(point), 1)
-        try:
-            receive = program.agent(point).receive
-            scores = evaluate_in_gymnasium(
-                policy, env_id, num_episodes, seed + run_seed, memory, program.env.spec, receive
-            )
-        except (Error, ImportError) as error:  # no such environment, or what it needs is not installed
-            raise UserError(f"Gymnasium cannot make {env_id!r}: {error}") from error
-        print(f"agent {i + 1} of {len(program.runs)}: {cli.number(scores.mean())}", file=sys.stderr)
-        returns.append(scores)
-    return np.stack(returns)
+    Raises:
+      UserError: no such file, policy or environment, or they do not fit.
+    """
+    env, found = make_env(env_name), {}
+    for name in names:
+        for rung, (agent, state) in policies.load(name, env).items():
+            key = jax.random.fold_in(jax.random.key(EVALUATION), seed)
+            if on_host(env_name):
+                found[rung] = host.evaluate(env.env_id, env.spec, agent, state, key, num_episodes, explore)
+            else:
+                run = jax.jit(lambda state, key, agent=agent: evaluate(env, agent, state, key, num_episodes, explore))
+                found[rung] = jax.device_get(run(state, key))
+            cli.print_episodes(rung, found[rung])
+    return found
 
 
 def check_fits(env_name: str, theirs: EnvSpec, ours: EnvSpec) -> None:
@@ -123,6 +123,7 @@ def entry(argv=None):
     flags.DEFINE_string(
         "env", None, "Environment, as FAMILY/NAME?OPTION=VALUE&... or gymnasium/ID; by default the run's own."
     )
+    flags.DEFINE_multi_string("policies", [], "File of policies, FILE.h5?rungs=NUMBER,..., rather than a run.")
     flags.DEFINE_integer("episodes", 100, "Episodes of each agent.")
     cli.define_acting_flags()
     rljax.runtime.use_cpu_devices(rljax.runtime.cpu_count())

@@ -12,6 +12,7 @@ from rljax import parallel, train
 from rljax.check import check_agent, check_env
 from rljax.data.dataset import Dataset
 from rljax.envs import make as make_env
+from rljax.envs import on_host
 from rljax.errors import UserError
 from rljax.experiments import catalog, datasets
 from rljax.types import Agent, Env
@@ -88,7 +89,8 @@ class Program:
         self.agent({})  # refuses what it cannot act in
         self.source = self._source(self.config, ())  # a source looks at its dataset only when it starts
         self._count_chunks()
-        check_env(self.env)
+        if not on_host(plan.env):
+            check_env(self.env)
         if not self.learns_from_data:
             check_agent(self.agent({}), self.env, self.source)
 

@@ -15,9 +15,11 @@ from jax.experimental import multihost_utils
 from rljax import logging
 from rljax.checkpoint import Checkpoints
 from rljax.data.files import describe
+from rljax.envs import on_host
 from rljax.evaluate import MAX_STEPS, evaluate, interquartile_mean
 from rljax.experiments import catalog
-from rljax.experiments.folder import Folder, device, write_json
+from rljax.experiments import on_host as host
+from rljax.experiments.folder import Folder, Trained, device, write_json
 from rljax.experiments.plan import Plan, Program
 
 EVALUATION = 1  # base of the evaluation's keys; 0 is training's
@@ -83,7 +85,7 @@ def run(
     evaluate_run = lambda state, point, key: evaluate(
         program.env, program.agent(point), state.agent, key, plan.eval_episodes, plan.eval_explore
     )
-    evaluate_all = compiled(evaluate_run, shapes, points, keys)
+    evaluate_all = None if on_host(plan.env) else compiled(evaluate_run, shapes, points, keys)
 
     checkpoints = Checkpoints(folder.checkpoints, keep_checkpoints or None)
     table, done = logging.Table(folder.metrics), 0
@@ -106,6 +108,11 @@ def run(
 
     def evaluation(state) -> np.ndarray:
         start = time.perf_counter()
+        if on_host(plan.env):
+            trained = Trained(program, fleet.to_host(state.agent), program.steps(done))
+            returns = host.evaluate_run(trained, plan.env, plan.eval_episodes, plan.eval_explore, seed=0)
+            seconds["evaluate"] += time.perf_counter() - start
+            return returns
         episodes = fleet.to_host(
             evaluate_all(state, points, fleet.keys([seed for _, seed in program.runs], EVALUATION))
         )

@@ -1,22 +1,27 @@
 """Datasets from files, and into them. Nothing is unpickled and no code of the data's own runs.
 
-The layout that is written, and read best, is npz with the arrays
+What is written is decided by the name:
 
-  observations [N, ...], actions [N, ...], rewards [N], next_observations [N, ...], terminated [N], truncated [N]
+  NAME.npz               our own layout, which is read best: observations [N, ...], actions [N, ...], rewards [N],
+                         next_observations [N, ...], terminated [N], truncated [N], in time order; actions lie in [-1, 1] or are
+                         indices
+  NAME.hdf5, NAME.h5     the same arrays by D4RL's names: `terminals` and `timeouts` say how an episode ended
+  NAME-vNUMBER           a folder that Minari opens (rljax/data/minari.py)
 
-in time order; actions lie in [-1, 1] or are indices. Other spellings of these names are read too (see NAMES): those of D4RL's
-HDF5 among them. Minari's folders are read from their HDF5 file.
+All of these are read, other spellings of the arrays' names too (see NAMES), and OGBench's npz files (rljax/data/ogbench.py).
 """
 
-import contextlib
 import pathlib
+import re
 import urllib.parse
 import zipfile
 from typing import Any
 
+import jax
 import numpy as np
 
 from rljax.data import dataset as dataset_lib
+from rljax.data import hdf5, minari, ogbench
 from rljax.data.dataset import Dataset
 from rljax.errors import UserError
 from rljax.names import nearest
@@ -33,7 +38,8 @@ NAMES = {
 }
 REQUIRED = ("observations", "actions", "rewards")
 OPTIONS = ("dones", "action_scale", "top", "temperature", "episodes")
-MINARI = "data/main_data.hdf5"
+D4RL = {"terminated": "terminals", "truncated": "timeouts"}  # where its names are not ours
+HDF5 = (".hdf5", ".h5")
 
 
 def load(name: str, spec: EnvSpec | None = None) -> Dataset:
@@ -102,17 +108,44 @@ def describe(data: Dataset) -> dict[str, Any]:
     }
 
 
-def save(path: str | pathlib.Path, steps: Transition) -> None:
-    """Write transitions [N] in time order as npz."""
-    np.savez_compressed(
-        path,
-        observations=steps.observation,
-        actions=steps.action,
-        rewards=steps.reward,
-        next_observations=steps.next_observation,
-        terminated=steps.terminated,
-        truncated=steps.truncated,
-    )
+def save(path: str | pathlib.Path, steps: Transition, spec: EnvSpec | None = None) -> None:
+    """Write transitions [N] in time order, in the layout that the name asks for (see the top of this file).
+
+    Args:
+      spec: of the environment; Minari's layout says how many discrete actions there are.
+    Raises:
+      UserError: the name asks for no layout, or for one that cannot hold these steps.
+    """
+    check_name(path)
+    path = pathlib.Path(path)
+    steps = jax.tree.map(np.asarray, steps.replace(extras={}))
+    if not path.suffix:
+        return minari.save(path, steps, spec)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        "observations": steps.observation,
+        "actions": steps.action,
+        "rewards": steps.reward,
+        "next_observations": steps.next_observation,
+        "terminated": steps.terminated,
+        "truncated": steps.truncated,
+    }
+    if path.suffix == ".npz":
+        return np.savez_compressed(path, **arrays)
+    with hdf5.opened(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(D4RL.get(name, name), data=array, compression="gzip")
+
+
+def check_name(path: str | pathlib.Path) -> None:
+    """Whether `save` can write to `path`: ask before the data are made. Raises UserError."""
+    path = pathlib.Path(path)
+    if path.suffix not in (".npz", *HDF5) and not re.fullmatch(r"[-\w]+-v\d+", path.name):
+        raise UserError(
+            f"{path} must be named FILE.npz, FILE.hdf5 (D4RL's layout) or, for a folder that Minari opens, NAME-v0."
+        )
+    if not path.suffix and path.exists():
+        raise UserError(f"{path} is there already; choose another name, such as {path.name.rpartition('-v')[0]}-v1.")
 
 
 def to_transitions(
@@ -175,18 +208,28 @@ def _check_arrays(found: dict[str, np.ndarray], path: str) -> None:
     missing = [name for name in REQUIRED if name not in found]
     if missing:
         raise UserError(f"{path} lacks {' and '.join(missing)}; rljax/data/files.py lists the names that are known.")
+    if found["rewards"].ndim != 1:
+        raise UserError(f"{path} has rewards of shape {found['rewards'].shape}, not one number a step.")
     size = len(found["rewards"])
     if not size:
         raise UserError(f"{path} is empty.")
     for name, array in found.items():
-        if array.dtype == object:
-            raise UserError(f"{path} holds {name} as objects rather than numbers; they are never unpickled.")
-        if len(array) != size:
-            raise UserError(f"{path} has {len(array)} {name} but {size} rewards.")
+        if array.dtype.kind not in "biuf":
+            what = "objects" if array.dtype == object else array.dtype
+            raise UserError(f"{path} holds {name} as {what} rather than numbers; nothing is ever unpickled.")
+        if not array.ndim or len(array) != size:
+            raise UserError(
+                f"{path} has {len(array) if array.ndim else 'a single number of'} {name} but {size} rewards."
+            )
         if not np.isfinite(array.astype(np.float64)).all():
             raise UserError(f"{path} has NaN or infinite numbers in {name}.")
-    if found["rewards"].ndim != 1:
-        raise UserError(f"{path} has rewards of shape {found['rewards'].shape}, not one number a step.")
+        if name in ("terminated", "truncated", "dones") and array.ndim != 1:
+            raise UserError(f"{path} has {name} of shape {array.shape}, not one a step.")
+    shapes = {name: found[name].shape for name in ("observations", "next_observations") if name in found}
+    if len(set(shapes.values())) > 1:
+        raise UserError(
+            f"{path} has observations and next_observations of unequal shapes {' and '.join(map(str, shapes.values()))}."
+        )
 
 
 def _check_fits(steps: Transition, spec: EnvSpec, path: str) -> None:
@@ -218,58 +261,21 @@ def number(options: dict[str, str], name: str, default: float) -> float:
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    if path.is_dir() and (path / MINARI).exists():
-        return _read_minari(path / MINARI)
+    if (path / minari.DATA).exists():
+        return minari.read(path)
     if not path.is_file():
-        raise UserError(f"There is no dataset {path}: neither a file nor a Minari folder with {MINARI}.")
-    if path.suffix in (".hdf5", ".h5"):
-        with _hdf5(path) as file:
-            return {name: file[name][()] for name in file if name in _known() and hasattr(file[name], "dtype")}
+        raise UserError(f"There is no dataset {path}: neither a file nor a Minari folder with {minari.DATA}.")
+    known = {spelling for spellings in NAMES.values() for spelling in spellings}
+    if path.suffix in HDF5:
+        with hdf5.opened(path) as file:
+            return {name: hdf5.array(file, name, path) for name in file if name in known}
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name in _known()}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+            if ogbench.is_layout(file.files):
+                found = {name: file[name] for name in file.files if name in ogbench.ARRAYS + ogbench.FLAGS}
+                return ogbench.to_arrays(found, str(path))
+            return {name: file[name] for name in file.files if name in known}
+    except UserError:
+        raise
+    except (ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"{path} cannot be read as npz: {error}") from error
-
-
-def _known() -> set[str]:
-    return {spelling for spellings in NAMES.values() for spelling in spellings}
-
-
-@contextlib.contextmanager
-def _hdf5(path: pathlib.Path):
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f"{path} needs h5py: pip install 'rljax-suite[gymnasium]'.") from None
-    try:
-        with h5py.File(path) as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as HDF5: {error}") from error
-
-
-def _read_minari(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Episodes of a Minari file: observations have one row more than the rest."""
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in NAMES if name != "dones"}
-    with _hdf5(path) as file:
-        names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name.split("_")[1]))
-        for name in names:
-            episode = file[name]
-            if not hasattr(episode["observations"], "dtype") or not hasattr(episode["actions"], "dtype"):
-                raise UserError(f"{path} has observations or actions of several parts; only plain arrays are read.")
-            observation = episode["observations"][()]
-            parts["observations"].append(observation[:-1])
-            parts["next_observations"].append(observation[1:])
-            for ours, theirs in (
-                ("actions", "actions"),
-                ("rewards", "rewards"),
-                ("terminated", "terminations"),
-                ("truncated", "truncations"),
-            ):
-                parts[ours].append(episode[theirs][()])
-            parts["truncated"][-1] = parts["truncated"][-1].copy()
-            parts["truncated"][-1][-1] |= not parts["terminated"][-1][-1]
-    if not parts["rewards"]:
-        raise UserError(f"{path} has no episodes.")
-    return {name: np.concatenate(pieces) for name, pieces in parts.items()}

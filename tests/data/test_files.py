@@ -1,6 +1,8 @@
 """Files of data: what is read from them, and what is refused in one sentence."""
 
+import json
 import pathlib
+import pickle
 
 import h5py
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from rljax.data import files
 from rljax.envs import make
 from rljax.errors import UserError
-from rljax.types import Continuous, Discrete, EnvSpec
+from rljax.types import Continuous, Discrete, EnvSpec, Transition
 
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data"
 SPEC = EnvSpec((2,), Continuous((1,)))
@@ -36,10 +38,14 @@ def written(tmp_path, **changes):
     return str(path)
 
 
-def test_what_is_saved_is_read_again(tmp_path):
-    data = files.load(written(tmp_path), SPEC)
-    files.save(tmp_path / "again.npz", data.transition)
-    again = files.load(str(tmp_path / "again.npz"), SPEC)
+@pytest.mark.parametrize("name", ["again.npz", "again.hdf5", "again.h5", "again-v0"])
+def test_what_is_saved_is_read_again(tmp_path, name):
+    """Each layout keeps every number. Minari's needs steps that follow one another."""
+    row = np.arange(6.0)
+    following = arrays(next_observations=np.stack([row, -row], 1) + np.array([1.0, -1.0]))
+    data = files.load(written(tmp_path, **following), SPEC)
+    files.save(tmp_path / "new" / name, data.transition, SPEC)
+    again = files.load(str(tmp_path / "new" / name), SPEC)
     for name in ("observation", "action", "reward", "terminated", "truncated", "next_observation"):
         np.testing.assert_array_equal(getattr(again.transition, name), getattr(data.transition, name))
     assert files.describe(data) == {
@@ -56,6 +62,14 @@ def test_d4rl_layout(tmp_path):
         file["infos/qpos"] = np.zeros((6, 3))
     data = files.load(str(tmp_path / "data.hdf5"), SPEC)
     assert data.start.tolist() == [0, 3] and data.transition.terminated.sum() == 1
+
+
+def test_d4rls_names_are_written(tmp_path):
+    files.save(tmp_path / "data.hdf5", files.load(written(tmp_path), SPEC).transition)
+    with h5py.File(tmp_path / "data.hdf5") as file:
+        assert set(file) == {"observations", "actions", "rewards", "next_observations", "terminals", "timeouts"}
+        assert file["terminals"][()].tolist() == [row == 2 for row in range(6)]
+        assert file["timeouts"][()].tolist() == [row == 5 for row in range(6)]
 
 
 @pytest.mark.parametrize("given", [None, "below"])
@@ -100,6 +114,12 @@ def test_options(tmp_path):
         ({"observations": np.zeros((6, 3)), "next_observations": None}, r"observations of shape \(3,\)"),
         ({"actions": np.zeros(6, int)}, r"actions of shape \(\)"),
         ({"rewards": np.zeros((6, 2))}, r"rewards of shape \(6, 2\)"),
+        ({"rewards": np.float32(1.0)}, r"rewards of shape \(\)"),
+        ({"actions": np.float32(1.0)}, "has a single number of actions but 6 rewards"),
+        ({"actions": np.array(["left"] * 6)}, "holds actions as <U4 rather than numbers"),
+        ({"next_observations": np.zeros((6, 3))}, r"unequal shapes \(6, 2\) and \(6, 3\)"),
+        ({"truncated": np.zeros((6, 1))}, r"truncated of shape \(6, 1\), not one a step"),
+        ({name: value[:0] for name, value in arrays().items()}, "is empty"),
     ],
 )
 def test_bad_files_give_one_sentence(tmp_path, changes, sentence):
@@ -115,6 +135,29 @@ def test_pickles_are_never_loaded(tmp_path):
     np.savez(tmp_path / "bomb.npz", observations=np.array([Bomb()] * 6, object))
     with pytest.raises(UserError, match="cannot be read as npz"):
         files.load(str(tmp_path / "bomb.npz"), SPEC)
+
+
+def test_a_pickle_or_a_single_array_is_no_dataset(tmp_path):
+    (tmp_path / "data.pkl").write_bytes(pickle.dumps(arrays()))
+    with pytest.raises(UserError, match="cannot be read as npz"):
+        files.load(str(tmp_path / "data.pkl"), SPEC)
+    np.save(tmp_path / "data.npy", np.zeros(6))
+    with pytest.raises(UserError, match="cannot be read as npz"):
+        files.load(str(tmp_path / "data.npy"), SPEC)
+
+
+def test_hdf5_holds_numbers_or_is_refused(tmp_path):
+    with h5py.File(tmp_path / "data.hdf5", "w") as file:
+        for name, value in arrays(actions=None).items():
+            file[name] = value
+        file.create_dataset("actions", data=["left"] * 6, dtype=h5py.string_dtype())
+    with pytest.raises(UserError, match="holds .*actions as object rather than numbers"):
+        files.load(str(tmp_path / "data.hdf5"), SPEC)
+    with h5py.File(tmp_path / "data.hdf5", "a") as file:
+        del file["actions"]
+        file["actions/left"] = np.zeros(6)
+    with pytest.raises(UserError, match="has no array actions"):
+        files.load(str(tmp_path / "data.hdf5"), SPEC)
 
 
 @pytest.mark.parametrize("name", ["missing.npz", "cut.npz", "cut.hdf5"])
@@ -138,7 +181,7 @@ def test_an_unknown_option_names_the_nearest(tmp_path):
         files.load(written(tmp_path) + "?tops=1", SPEC)
 
 
-def test_minari(tmp_path, monkeypatch):
+def test_minaris_own_dataset_is_read(tmp_path, monkeypatch):
     """A dataset made by Minari itself."""
     minari = pytest.importorskip("minari")
     gymnasium = pytest.importorskip("gymnasium")
@@ -169,6 +212,98 @@ def test_minari(tmp_path, monkeypatch):
     assert data.length.tolist() == [3] * 12 and data.transition.terminated.sum() == 1
     np.testing.assert_allclose(data.transition.action[::3, 0], 0.05 * np.arange(12), rtol=1e-6)  # 10 does not follow 1
     np.testing.assert_allclose(data.transition.next_observation[5], [13.0, 13.0])
+
+
+def steps(**changes):
+    """Episodes of three and two steps, the first of which terminated; the recording of the second just stops."""
+    row = np.arange(5.0, dtype=np.float32)
+    made = {
+        "observation": np.stack([row, row**2], 1),
+        "action": row[:, None] / 10,
+        "reward": row + 0.5,
+        "terminated": row == 2,
+        "truncated": np.zeros(5, bool),
+        "next_observation": np.stack([row + 1, (row + 1) ** 2], 1),
+    }
+    return Transition(**(made | changes))
+
+
+def test_minari_opens_what_is_saved_for_it(tmp_path, monkeypatch):
+    """By its own reader, under the name that its place gives."""
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    files.save(tmp_path / "rljax" / "line-v0", steps(), SPEC)
+    dataset = minari.load_dataset("rljax/line-v0")
+    assert dataset.id == "rljax/line-v0" and "rljax/line-v0" in minari.list_local_datasets()
+    assert dataset.total_episodes == 2 and dataset.total_steps == 5
+    assert dataset.action_space.shape == (1,) and dataset.action_space.low == -1 and dataset.action_space.high == 1
+    first, second = dataset.iterate_episodes()
+    np.testing.assert_array_equal(first.observations, [[0, 0], [1, 1], [2, 4], [3, 9]])
+    np.testing.assert_array_equal(second.observations, [[3, 9], [4, 16], [5, 25]])
+    np.testing.assert_array_equal(second.actions, np.float32([[0.3], [0.4]]))
+    np.testing.assert_array_equal(first.rewards, [0.5, 1.5, 2.5])
+    assert first.terminations.tolist() == [False, False, True] and not first.truncations.any()
+    assert second.truncations.tolist() == [False, True] and not second.terminations.any()
+    assert dataset.observation_space.contains(first.observations[0]) and dataset.action_space.contains(first.actions[0])
+    assert "total_steps=3" in repr(first)
+
+
+def test_minaris_layout(tmp_path):
+    """As Minari's documentation describes it, without Minari."""
+    files.save(tmp_path / "line-v3", steps(action=np.int32([0, 1, 0, 1, 0])), EnvSpec((2,), Discrete(4)))
+    metadata = json.loads((tmp_path / "line-v3" / "data" / "metadata.json").read_text())
+    assert metadata["dataset_id"] == "line-v3" and metadata["data_format"] == "hdf5"
+    assert (metadata["total_episodes"], metadata["total_steps"]) == (2, 5)
+    assert json.loads(metadata["action_space"]) == {"type": "Discrete", "dtype": "int64", "start": 0, "n": 4}
+    assert json.loads(metadata["observation_space"])["high"] == [np.inf, np.inf]
+    with h5py.File(tmp_path / "line-v3" / "data" / "main_data.hdf5") as file:
+        assert list(file) == ["episode_0", "episode_1"]
+        episode = file["episode_1"]
+        assert dict(episode.attrs) == {"id": 1, "total_steps": 2}
+        assert {name: node.shape for name, node in episode.items() if name != "infos"} == {
+            "observations": (3, 2), "actions": (2,), "rewards": (2,), "terminations": (2,), "truncations": (2,)
+        }  # fmt: skip
+
+
+def test_what_minari_cannot_hold_is_not_begun(tmp_path):
+    """An episode has each observation once, so steps that do not follow one another have no place in it."""
+    next_observation = steps().next_observation.copy()
+    next_observation[3] = 0.0
+    with pytest.raises(UserError, match="step 4 does not begin where the one before it led"):
+        files.save(tmp_path / "gap-v0", steps(next_observation=next_observation), SPEC)
+    assert not (tmp_path / "gap-v0").exists()
+
+
+@pytest.mark.parametrize("name", ["data", "data.csv", "data.npz.gz", "data-v", "-v0 x"])
+def test_a_name_must_ask_for_a_layout(tmp_path, name):
+    with pytest.raises(UserError, match=r"must be named FILE.npz, FILE.hdf5 .* NAME-v0"):
+        files.save(tmp_path / name, steps(), SPEC)
+
+
+def test_a_folder_is_not_written_over(tmp_path):
+    files.save(tmp_path / "line-v0", steps(), SPEC)
+    with pytest.raises(UserError, match="line-v0 is there already; choose another name, such as line-v1"):
+        files.save(tmp_path / "line-v0", steps(), SPEC)
+
+
+@pytest.mark.parametrize(
+    "name, value, sentence",
+    [
+        ("rewards", None, "has no array rewards in /episode_0"),
+        ("observations", np.zeros((3, 2)), "has 3 observations in episode_0 of 3 rewards, not one more"),
+        ("terminations", np.zeros(2, bool), "in episode_0 of 3 rewards"),
+        ("rewards", np.full(3, np.nan), "NaN or infinite numbers in rewards"),
+        ("actions/first", np.zeros((3, 1)), "of several parts; only plain arrays are read"),
+    ],
+)
+def test_bad_minari_folders_give_one_sentence(tmp_path, name, value, sentence):
+    files.save(tmp_path / "line-v0", steps(), SPEC)
+    with h5py.File(tmp_path / "line-v0" / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_0"][name.partition("/")[0]]
+        if value is not None:
+            file["episode_0"][name] = value
+    with pytest.raises(UserError, match=sentence):
+        files.load(str(tmp_path / "line-v0"), SPEC)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real data are not here")

@@ -37,9 +37,11 @@ def balance(observation, memory, key):
 
 
 def test_a_policy_is_evaluated():
-    np.testing.assert_array_equal(evaluate_in_gymnasium(balance, "CartPole-v1", 2, seed=0), [500.0, 500.0])
+    episodes = evaluate_in_gymnasium(balance, "CartPole-v1", 2, seed=0)
+    np.testing.assert_array_equal(episodes.returns, [500.0, 500.0])
+    np.testing.assert_array_equal(episodes.lengths, [500, 500])
     always_left = lambda observation, memory, key: (np.zeros(1, np.int32), memory)
-    returns = evaluate_in_gymnasium(always_left, "CartPole-v1", 5, seed=0)
+    returns = evaluate_in_gymnasium(always_left, "CartPole-v1", 5, seed=0).returns
     assert returns.shape == (5,) and (returns >= 8).all() and (returns <= 11).all() and len(set(returns)) > 1
 
 
@@ -47,7 +49,7 @@ def test_actions_are_rescaled_and_memory_begins_anew():
     def swing(observation, memory, key):
         return np.full((1, 1), 0.5 if memory % 2 else 7.0, np.float32), memory + 1  # 7 is clipped
 
-    returns = evaluate_in_gymnasium(swing, "Pendulum-v1", 2, seed=3, memory=0)
+    returns = evaluate_in_gymnasium(swing, "Pendulum-v1", 2, seed=3, memory=0).returns
     env = gymnasium.make("Pendulum-v1")
     for episode in range(2):
         env.reset(seed=3 if episode == 0 else None)
@@ -69,5 +71,5 @@ def test_wrong_shapes_are_named():
 def test_a_policy_for_brax_fits_the_same_robot_in_mujoco():
     pytest.importorskip("imageio", reason="Gymnasium's MuJoCo environments import it: gymnasium[mujoco]")
     act = jax.jit(lambda observation, memory, key: (jnp.zeros((1, 3)) + 0.0 * observation.sum(), memory))
-    returns = evaluate_in_gymnasium(act, "Hopper-v5", 1, seed=0, spec=make("brax/hopper").spec)
+    returns = evaluate_in_gymnasium(act, "Hopper-v5", 1, seed=0, spec=make("brax/hopper").spec).returns
     assert 10.0 < returns[0] < 1000.0
