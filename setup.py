@@ -24,7 +24,7 @@ setuptools.setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={"rljax": "rljax", **{f"rljax.{folder}": folder for folder in TOP_LEVEL}},
-    package_data={"rljax.experiments": ["policies/*"]},
+    package_data={"rljax.experiments": ["rungs/*"]},
     install_requires=[
         "jax>=0.10,<0.11",
         "flax>=0.12,<0.13",

@@ -1,7 +1,7 @@
 """Ladders of skill: small policies that come with the package, from little better than random actions to the best there was.
 
 Datasets are made with them on the device (experiments/datasets.py), and scores are normalised by them. They were chosen by
-experiments/make_ladder.py: policies/NAME.npz holds what acting needs of each rung, policies/NAME.json the returns that were
+experiments/make_ladder.py: rungs/NAME.npz holds what acting needs of each rung, rungs/NAME.json the returns that were
 measured, where the rungs come from, versions, and the hash of the former.
 """
 
@@ -18,7 +18,7 @@ from rljax.errors import UserError
 from rljax.experiments import catalog
 from rljax.types import Agent, EnvSpec
 
-FOLDER = pathlib.Path(__file__).with_name("policies")
+FOLDER = pathlib.Path(__file__).with_name("rungs")
 
 
 class Ladder(NamedTuple):
