@@ -7,7 +7,8 @@
 
 Every agent of every run (all seeds and points of a sweep) and every policy takes an equal share. They explore unless --noexplore is
 given. What is written is decided by the name: FILE.npz, FILE.hdf5 in D4RL's layout, or NAME-v0, a folder that Minari opens (see
-rljax/data/files.py); train on each by --dataset=NAME.
+rljax/data/files.py); train on each by --dataset=NAME. The first two hold the actions' log-likelihoods too where all agents know
+them, for off-policy evaluation.
 
 Environments of Gymnasium are stepped on the host, one at a time, so their episodes are whole but for the last of each agent.
 Elsewhere the last episode of each of --num_envs is cut: for whole ones let each have many steps.
@@ -129,6 +130,8 @@ def roll(
                 lambda state, key, agent=agent: collect(env, agent, state, key, side_by_side, length, explore)
             )
             parts.append(jax.tree.map(np.asarray, run(state, key)))
+    if not all("log_prob" in steps.extras for steps in parts):
+        parts = [steps.replace(extras={}) for steps in parts]
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 

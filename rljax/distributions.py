@@ -52,6 +52,20 @@ def epsilon_greedy(q: Float[Array, "*B A"], epsilon: Float[Array, ""], key: Arra
     return jnp.where(jax.random.uniform(explore_key, q.shape[:-1]) < epsilon, anything, q.argmax(-1))
 
 
+def epsilon_greedy_log_prob(
+    q: Float[Array, "*B A"], epsilon: Float[Array, ""], action: Int[Array, "*B"]
+) -> Float[Array, "*B"]:
+    """Log-likelihood of `action` where `epsilon_greedy` acts."""
+    return jnp.log(epsilon / q.shape[-1] + jnp.where(action == q.argmax(-1), 1.0 - epsilon, 0.0))
+
+
+def uniform_log_prob(action: Discrete | Continuous, batch_size: int) -> Float[Array, " B"]:
+    """Log-likelihoods of what `uniform_action` draws."""
+    if isinstance(action, Discrete):
+        return jnp.full(batch_size, -jnp.log(action.num_actions))
+    return jnp.full(batch_size, -action.size * jnp.log(action.high - action.low))
+
+
 def uniform_action(action: Discrete | Continuous, batch_size: int, key: Array) -> Array:
     """Actions [B, ...] drawn uniformly from all there are."""
     if isinstance(action, Discrete):

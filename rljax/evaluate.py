@@ -14,15 +14,20 @@ MAX_STEPS = 10_000  # of an episode that nothing else bounds
 
 
 class Episodes(NamedTuple):
-    """Undiscounted return and length of each episode; `finished` is False where MAX_STEPS cut it off."""
+    """Return (undiscounted, if not asked otherwise) and length of each episode; `finished` is False where MAX_STEPS cut it off."""
 
     returns: Float[Array, " E"]
     lengths: Int[Array, " E"]
     finished: Bool[Array, " E"]
 
 
-def evaluate(env: Env, agent: Agent, agent_state: Any, key: Key, num_episodes: int, explore: bool = False) -> Episodes:
-    """One episode in each of `num_episodes` environments, side by side. The agent does not learn from them."""
+def evaluate(
+    env: Env, agent: Agent, agent_state: Any, key: Key, num_episodes: int, explore: bool = False, gamma: float = 1.0
+) -> Episodes:
+    """One episode in each of `num_episodes` environments, side by side. The agent does not learn from them.
+
+    gamma: discount of the returns.
+    """
     start_key, key = jax.random.split(key)
     actors = start(env, agent, num_episodes, start_key)
     limit = env.spec.episode_length or MAX_STEPS
@@ -38,7 +43,7 @@ def evaluate(env: Env, agent: Agent, agent_state: Any, key: Key, num_episodes: i
         action, memory, _ = agent.act(agent_state, observation, memory, act_key, explore)
         env_state, following = jax.vmap(env.step)(env_state, action, jax.random.split(step_key, num_episodes))
         memory = agent.receive(memory, following.reward)
-        returns = returns + jnp.where(alive, following.reward, 0.0)
+        returns = returns + jnp.where(alive, jnp.power(gamma, step) * following.reward, 0.0)
         lengths = lengths + alive
         alive = alive & ~(following.terminated | following.truncated)
         return step + 1, alive, env_state, following.observation, memory, returns, lengths

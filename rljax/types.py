@@ -149,6 +149,8 @@ class Agent(NamedTuple):
     update: (state, batch, key) -> (state, metrics)
     memory: what one environment remembers at the start of an episode (a recurrent state); `()` for the memoryless.
     receive: (memory [B, ...], reward [B]) -> memory, called after each step, for memories that count what was paid.
+    log_prob: (state, observation [B, ...], action [B, ...], explore) -> [B], under the law that `act` draws from; None where
+      it is not known or depends on a memory. Off-policy evaluation weighs by it.
 
     Metrics are scalars. One name is kept apart: `priority` [B], the new replay priorities of the batch, which the loop hands
     to the source.
@@ -159,6 +161,7 @@ class Agent(NamedTuple):
     update: Callable[[Any, Any, Key], tuple[Any, Metrics]]
     memory: Any = ()
     receive: Callable[[Any, Array], Any] = lambda memory, reward: memory
+    log_prob: Callable[..., Array] | None = None
 
 
 class Source(NamedTuple):

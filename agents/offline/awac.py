@@ -21,7 +21,7 @@ from rljax.losses.value import td_target
 from rljax.names import nearest
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
-from rljax.networks.policies import Policy, critic_size, init_critic, q_taken, sample_or_mode
+from rljax.networks.policies import Policy, critic_size, init_critic, log_prob_of, q_taken, sample_or_mode
 from rljax.record import record, static
 from rljax.types import Agent, Discrete, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
@@ -117,6 +117,9 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     def act(state: State, observation, memory, key: Key, explore: bool = True):
         return sample_or_mode(policy.apply(state.policy.params, observation), spec, key, explore), memory, {}
 
+    def log_prob(state: State, observation, action, explore: bool = True):
+        return log_prob_of(policy.apply(state.policy.params, observation), spec, action, explore)
+
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
         target_key, policy_key = jax.random.split(key)
         steps, known = batch.transition, 1.0
@@ -150,7 +153,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         target_critic = optax.incremental_update(critic_model.params, state.target_critic, config.target_rate)
         return State(policy_model, critic_model, target_critic), critic_metrics | policy_metrics
 
-    return Agent(init, act, update)
+    return Agent(init, act, update, log_prob=log_prob)
 
 
 def source(env: Env, config: Config, dataset) -> Source:

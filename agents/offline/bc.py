@@ -8,7 +8,7 @@ import optax
 
 from rljax import sources
 from rljax.networks.feed_forward import structure
-from rljax.networks.policies import Policy, sample_or_mode
+from rljax.networks.policies import Policy, log_prob_of, sample_or_mode
 from rljax.record import record, static
 from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Model, Sample, Source
 from rljax.updates import descend
@@ -39,6 +39,9 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     def act(state: Model, observation, memory, key: Key, explore: bool = True):
         return sample_or_mode(policy.apply(state.params, observation), spec, key, explore), memory, {}
 
+    def log_prob(state: Model, observation, action, explore: bool = True):
+        return log_prob_of(policy.apply(state.params, observation), spec, action, explore)
+
     def update(state: Model, batch: Sample, key: Key) -> tuple[Model, Metrics]:
         def loss(params):
             steps = batch.transition
@@ -48,7 +51,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
         return descend(optimiser, state, loss)
 
-    return Agent(init, act, update)
+    return Agent(init, act, update, log_prob=log_prob)
 
 
 def source(env: Env, config: Config, dataset) -> Source:

@@ -17,7 +17,7 @@ from rljax.agents.online import sac
 from rljax.losses import conservative
 from rljax.losses.actor_critic import clipped_q
 from rljax.losses.value import double_q_value, td_target
-from rljax.networks.policies import init_critic, q_taken, soft_policy
+from rljax.networks.policies import init_critic, log_prob_of, q_taken, soft_policy
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
@@ -119,9 +119,7 @@ def make_continuous(spec: EnvSpec, config: Config) -> Agent:
         uniform_key, key, next_key = jax.random.split(key, 3)
         uniform = distributions.uniform_action(spec.action, num_samples * size, uniform_key)
         uniform = uniform.reshape(num_samples, size, -1)
-        uniform_log_density = jnp.full(
-            (num_samples, size), -spec.action.size * jnp.log(spec.action.high - spec.action.low)
-        )
+        uniform_log_density = distributions.uniform_log_prob(spec.action, num_samples * size).reshape(num_samples, size)
 
         def of_policy(observation, key):
             acting = soft_policy(spec, policy.apply(policy_params, observation))
@@ -171,9 +169,15 @@ def make_discrete(spec: EnvSpec, config: Config) -> Agent:
         target = jax.tree.map(jnp.copy, params)  # apart, so that the state can be donated
         return DiscreteState(Model(params, optimiser.init(params)), target, init_multiplier(config))
 
+    def distribution(state: DiscreteState, observation):
+        return distributions.categorical(lowest(state.critic.params, observation))
+
     def act(state: DiscreteState, observation, memory, key: Key, explore: bool = True):
-        acting = distributions.categorical(lowest(state.critic.params, observation))
+        acting = distribution(state, observation)
         return acting.sample(seed=key) if explore else acting.mode(), memory, {}
+
+    def log_prob(state: DiscreteState, observation, action, explore: bool = True):
+        return log_prob_of(distribution(state, observation), spec, action, explore)
 
     def update(state: DiscreteState, batch: Sample, key: Key) -> tuple[DiscreteState, Metrics]:
         del key  # nothing here is random
@@ -197,7 +201,7 @@ def make_discrete(spec: EnvSpec, config: Config) -> Agent:
         target_critic = optax.incremental_update(critic_model.params, state.target_critic, config.target_rate)
         return DiscreteState(critic_model, target_critic, multiplier), metrics | multiplier_metrics
 
-    return Agent(init, act, update)
+    return Agent(init, act, update, log_prob=log_prob)
 
 
 def source(env: Env, config: Config, dataset) -> Source:

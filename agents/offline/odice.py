@@ -17,7 +17,7 @@ from rljax.errors import UserError
 from rljax.losses.implicit import chi_square_loss, chi_square_weight
 from rljax.names import nearest
 from rljax.networks.feed_forward import FeedForward, structure
-from rljax.networks.policies import Policy, sample_or_mode
+from rljax.networks.policies import Policy, log_prob_of, sample_or_mode
 from rljax.record import record, static
 from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend, orthogonal_part
@@ -115,6 +115,9 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             gradient = jax.tree.map(lambda g, b: g + config.backward * b, gradient, back)
         return gradient, difference
 
+    def log_prob(state: State, observation, action, explore: bool = True):
+        return log_prob_of(policy.apply(state.policy.params, observation), spec, action, explore)
+
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
         del key  # nothing here is random
         steps = batch.transition
@@ -132,7 +135,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         target_value = optax.incremental_update(value_model.params, state.target_value, config.target_rate)
         return State(policy_model, value_model, target_value), metrics
 
-    return Agent(init, act, update)
+    return Agent(init, act, update, log_prob=log_prob)
 
 
 def source(env: Env, config: Config, dataset) -> Source:

@@ -101,10 +101,16 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         progress = jnp.minimum(env_steps(config, state) / config.exploration_steps, 1.0)
         return config.epsilon_start + progress * (config.epsilon_end - config.epsilon_start)
 
+    def chance(state: State, explore: bool):
+        return epsilon(state) if explore else config.evaluation_epsilon
+
     def act(state: State, observation, memory, key: Key, explore: bool = True):
         q = network.apply(state.q.params, observation)
-        chance = epsilon(state) if explore else config.evaluation_epsilon
-        return distributions.epsilon_greedy(q, chance, key), memory, {}
+        return distributions.epsilon_greedy(q, chance(state, explore), key), memory, {}
+
+    def log_prob(state: State, observation, action, explore: bool = True):
+        q = network.apply(state.q.params, observation)
+        return distributions.epsilon_greedy_log_prob(q, chance(state, explore), action)
 
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
         del key  # nothing here is random
@@ -127,7 +133,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         target_params = optax.incremental_update(model.params, state.target, rate)
         return State(model, target_params, updates), metrics | {"policy/epsilon": epsilon(state)}
 
-    return Agent(init, act, update)
+    return Agent(init, act, update, log_prob=log_prob)
 
 
 def source(env: Env, config: Config = Config()) -> Source:

@@ -14,6 +14,7 @@ import optax
 from rljax import distributions, normalize, sources
 from rljax.losses import multistep, policy_gradient
 from rljax.networks import Torso, unroll_memory
+from rljax.networks.policies import log_prob_of
 from rljax.networks.torsos import dense
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Rollout, Source
@@ -128,6 +129,10 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         action = policy.sample(seed=key) if explore else policy.mode()
         return action, memory, {"log_prob": policy.log_prob(action)}
 
+    def log_prob(state: State, observation, action, explore: bool = True):
+        _, (policy, _) = network.apply(state.model.params, normalized(state.statistics, observation), ())
+        return log_prob_of(distribution(policy), spec, action, explore)
+
     def evaluate(params, steps, start):
         """The memory after each step and (policy parameters, values), [T, N] or, without a memory, of any shape."""
         if not config.memory:
@@ -192,7 +197,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             statistics = normalize.update(statistics, batch.steps.observation)
         return State(model, statistics), metrics
 
-    return Agent(init, act, update, memory)
+    return Agent(init, act, update, memory, log_prob=None if config.memory else log_prob)
 
 
 def source(env: Env, config: Config = Config()) -> Source:

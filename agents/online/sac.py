@@ -17,7 +17,7 @@ from rljax.losses import actor_critic
 from rljax.losses.value import td_target
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
-from rljax.networks.policies import critic_size, init_critic, q_taken, soft_policy, soft_policy_size
+from rljax.networks.policies import critic_size, init_critic, log_prob_of, q_taken, soft_policy, soft_policy_size
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
@@ -129,6 +129,9 @@ def make(
         acting = distribution(state.policy.params, observation)
         return acting.sample(seed=key) if explore else acting.mode(), memory, {}
 
+    def log_prob(state: State, observation, action, explore: bool = True):
+        return log_prob_of(distribution(state.policy.params, observation), spec, action, explore)
+
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
         target_key, policy_key, penalty_key = jax.random.split(key, 3)
         steps = batch.transition
@@ -167,7 +170,7 @@ def make(
         new = dict(policy=policy_model, critic=critic_model, target_critic=target_critic, temperature=temperature_model)
         return state._replace(**new), metrics
 
-    return Agent(init, act, update)
+    return Agent(init, act, update, log_prob=log_prob)
 
 
 def source(env: Env, config: Config = Config()) -> Source:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax import distributions, rollout
-from rljax.types import Agent, Env, Key, Transition, initial_memory
+from rljax.types import Agent, Discrete, Env, Key, Transition, initial_memory
 
 
 def collect(
@@ -15,17 +15,21 @@ def collect(
 ) -> Transition:
     """`length` steps of an agent in each of `num_envs` environments, as transitions [num_envs * length] in time order.
 
-    Where an environment's recording stops, its last step is truncated. Pure; jit it with all but state and key fixed.
+    Where an environment's recording stops, its last step is truncated. `extras` hold the actions' `log_prob` where the agent
+    knows it (a deterministic policy of continuous actions has none). Pure; jit it with all but state and key fixed.
     """
 
+    known = agent.log_prob is not None and (explore or isinstance(env.spec.action, Discrete))
+
     def act(observation, memory, key):
-        return agent.act(agent_state, observation, memory, key, explore)
+        action, memory, _ = agent.act(agent_state, observation, memory, key, explore)
+        extras = {"log_prob": agent.log_prob(agent_state, observation, action, explore)} if known else {}
+        return action, memory, extras
 
     start_key, key = jax.random.split(key)
     state = rollout.start(env, agent, num_envs, start_key)
     _, batch, _ = rollout.unroll(env, act, initial_memory(agent, num_envs), state, key, length, agent.receive)
-    steps = batch.steps.replace(extras={})
-    steps = steps.replace(truncated=steps.truncated.at[-1].set(~steps.terminated[-1]))
+    steps = batch.steps.replace(truncated=batch.steps.truncated.at[-1].set(~batch.steps.terminated[-1]))
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), steps)
 
 
@@ -35,5 +39,8 @@ def uniform(env: Env) -> Agent:
     def act(state, observation, memory, key: Key, explore: bool = True) -> tuple[Any, Any, dict]:
         return distributions.uniform_action(env.spec.action, observation.shape[0], key), memory, {}
 
+    def log_prob(state, observation, action, explore: bool = True):
+        return distributions.uniform_log_prob(env.spec.action, observation.shape[0])
+
     update: Callable = lambda state, batch, key: (state, {})
-    return Agent(lambda key: (), act, update)
+    return Agent(lambda key: (), act, update, log_prob=log_prob)

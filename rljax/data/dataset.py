@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from rljax.errors import UserError
 from rljax.record import record
@@ -20,7 +20,7 @@ from rljax.types import Key, Sample, Transition
 class Dataset:
     """N transitions of E episodes.
 
-    transition: [N]; truncated also where the recording stopped.
+    transition: [N]; truncated also where the recording stopped. `extras` hold `log_prob` of the actions where it was recorded.
     next_action: [N], the action that followed; the row's own where an episode ended.
     has_next: whether there is a next_action.
     return_to_go: undiscounted sum of rewards from this step to the episode's end.
@@ -49,7 +49,8 @@ class Dataset:
 
 def from_transitions(steps: Transition) -> Dataset:
     """A dataset of `steps` [N] in time order; the last one ends an episode, by truncation if nothing else."""
-    steps = jax.tree.map(np.asarray, steps).replace(extras={})
+    steps = jax.tree.map(np.asarray, steps)
+    steps = steps.replace(extras={name: x for name, x in steps.extras.items() if name == "log_prob"})
     ends = np.flatnonzero(steps.done)
     if not len(ends) or ends[-1] != len(steps.reward) - 1:
         ends = np.append(ends, len(steps.reward) - 1)
@@ -105,6 +106,16 @@ def return_weights(dataset: Dataset, temperature: float) -> Float[np.ndarray, " 
     returns = np.asarray(dataset.episode_return, np.float64)
     scaled = (returns - returns.min()) / max(returns.max() - returns.min(), 1e-8)
     return np.exp((scaled - 1.0) / temperature)
+
+
+def by_episode(
+    dataset: Dataset, x: Shaped[Array, " N ..."], length: int
+) -> tuple[Shaped[Array, " E T ..."], Bool[Array, "E T"]]:
+    """What belongs to the steps, laid out by episode: the first `length` steps T of each, 0 where it has fewer, and a mask."""
+    time = jnp.arange(length)
+    mask = time < dataset.length[:, None]
+    found = x[jnp.where(mask, dataset.start[:, None] + time, 0)]
+    return jnp.where(mask.reshape(mask.shape + (1,) * (found.ndim - 2)), found, 0), mask
 
 
 def draw(dataset: Dataset, key: Key, batch_size: int) -> Int[Array, " B"]:

@@ -8,7 +8,8 @@ What is written is decided by the name:
   NAME.hdf5, NAME.h5     the same arrays by D4RL's names: `terminals` and `timeouts` say how an episode ended
   NAME-vNUMBER           a folder that Minari opens (rljax/data/minari.py)
 
-All of these are read, other spellings of the arrays' names too (see NAMES), and OGBench's npz files (rljax/data/ogbench.py).
+All of these are read, other spellings of the arrays' names too (see NAMES), and OGBench's npz files (rljax/data/ogbench.py). The
+first two may also hold log_probs [N], of the actions for who took them.
 """
 
 import pathlib
@@ -35,6 +36,7 @@ NAMES = {
     "terminated": ("terminated", "terminations", "terminals", "terminal"),
     "truncated": ("truncated", "truncations", "timeouts"),
     "dones": ("dones", "done"),
+    "log_probs": ("log_probs", "log_prob"),
 }
 REQUIRED = ("observations", "actions", "rewards")
 OPTIONS = ("dones", "action_scale", "top", "temperature", "episodes")
@@ -118,9 +120,9 @@ def save(path: str | pathlib.Path, steps: Transition, spec: EnvSpec | None = Non
     """
     check_name(path)
     path = pathlib.Path(path)
-    steps = jax.tree.map(np.asarray, steps.replace(extras={}))
+    steps = jax.tree.map(np.asarray, steps)
     if not path.suffix:
-        return minari.save(path, steps, spec)
+        return minari.save(path, steps.replace(extras={}), spec)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {
         "observations": steps.observation,
@@ -130,6 +132,8 @@ def save(path: str | pathlib.Path, steps: Transition, spec: EnvSpec | None = Non
         "terminated": steps.terminated,
         "truncated": steps.truncated,
     }
+    if "log_prob" in steps.extras:
+        arrays["log_probs"] = steps.extras["log_prob"]
     if path.suffix == ".npz":
         return np.savez_compressed(path, **arrays)
     with hdf5.opened(path, "w") as file:
@@ -184,6 +188,7 @@ def to_transitions(
         last if same[last].sum() >= max(1, 0.5 * last.sum()) else np.zeros(size, bool)
     )  # the way of the file, or chance
     action = found["actions"]
+    extras = {"log_prob": found["log_probs"].astype(np.float32)} if "log_probs" in found else {}
     if np.issubdtype(action.dtype, np.floating):
         action = (action / action_scale).astype(np.float32)
         if np.abs(action).max() > 1.0 + 1e-4:
@@ -191,12 +196,14 @@ def to_transitions(
                 f"{path} has actions up to {np.abs(action).max():.4g}, out of [-1, 1]: add ?action_scale=NUMBER to its name."
             )
         action = np.clip(action, -1.0, 1.0)
+        if extras:  # the density of what is scaled
+            extras["log_prob"] += np.float32(action.reshape(size, -1).shape[1] * np.log(action_scale))
     else:
         action = action.astype(np.int32)
     truncated = truncated & ~terminated
     truncated[:-1] |= unknown[1:] & ~(terminated | truncated)[:-1]
     steps = Transition(
-        observation, action, found["rewards"].astype(np.float32), terminated, truncated, next_observation
+        observation, action, found["rewards"].astype(np.float32), terminated, truncated, next_observation, extras
     )
     steps = _rows(steps, ~unknown)
     if not len(steps.reward):
@@ -223,7 +230,7 @@ def _check_arrays(found: dict[str, np.ndarray], path: str) -> None:
             )
         if not np.isfinite(array.astype(np.float64)).all():
             raise UserError(f"{path} has NaN or infinite numbers in {name}.")
-        if name in ("terminated", "truncated", "dones") and array.ndim != 1:
+        if name in ("terminated", "truncated", "dones", "log_probs") and array.ndim != 1:
             raise UserError(f"{path} has {name} of shape {array.shape}, not one a step.")
     shapes = {name: found[name].shape for name in ("observations", "next_observations") if name in found}
     if len(set(shapes.values())) > 1:
@@ -248,9 +255,7 @@ def _check_fits(steps: Transition, spec: EnvSpec, path: str) -> None:
 
 
 def _rows(steps: Transition, rows) -> Transition:
-    return Transition(*(getattr(steps, name)[rows] for name in (
-        "observation", "action", "reward", "terminated", "truncated", "next_observation"
-    )))  # fmt: skip
+    return jax.tree.map(lambda x: x[rows], steps)
 
 
 def number(options: dict[str, str], name: str, default: float) -> float:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rljax import distributions
+from rljax.errors import UserError
 from rljax.networks.feed_forward import FeedForward
 from rljax.types import Continuous, EnvSpec, Key, Params
 
@@ -37,6 +38,21 @@ def sample_or_mode(distribution: distributions.Distribution, spec: EnvSpec, key,
     """An action of the distribution, or its most likely one; continuous ones clipped to their box."""
     action = distribution.sample(seed=key) if explore else distribution.mode()
     return jnp.clip(action, spec.action.low, spec.action.high) if isinstance(spec.action, Continuous) else action
+
+
+def log_prob_of(distribution: distributions.Distribution, spec: EnvSpec, action, explore: bool) -> Float[Array, "*B"]:
+    """Log-likelihood of `action` where an action of the distribution is taken, or its most likely one (0 or -inf).
+
+    Of continuous actions it is the density before clipping to their box, also at the border.
+
+    Raises:
+      UserError: the most likely one of continuous actions, which has no density.
+    """
+    if explore:
+        return distribution.log_prob(action)
+    if isinstance(spec.action, Continuous):
+        raise UserError("A deterministic policy of continuous actions has no density; let it explore.")
+    return jnp.where(action == distribution.mode(), 0.0, -jnp.inf)
 
 
 def soft_policy_size(spec: EnvSpec) -> int:
