@@ -71,7 +71,7 @@ def test_equals_the_exact_value_on_a_finite_mdp(explore, random_data):
     q, value = exact_q(env, chances)
     assert value.std() > 0.1
     dataset = random_data(env, 32, 128)
-    state, values = learn(env, SMALL, dataset, table_policy(logits), logits, 1500, explore)
+    state, values = learn(env, SMALL, dataset, table_policy(logits), logits, 800, explore)
     np.testing.assert_allclose(values(np.eye(9))[:8], value[:8], atol=0.01)
     found = fqe.network(env.spec, SMALL).apply(state.critic.params, jnp.eye(9))[0]
     np.testing.assert_allclose(found[:8], q[:8], atol=0.01)
@@ -81,14 +81,13 @@ def test_sampled_actions_agree_with_the_exact_mean(random_data):
     env = tabular.gridworld(2, 2, start=None, discount=0.9, episode_length=6)
     logits = 2.0 * jax.random.normal(jax.random.key(4), (4, 4))
     _, value = exact_q(env, np.float64(jax.nn.softmax(logits)))
-    config = SMALL.replace(num_samples=64, target_rate=0.02, learning_rate=3e-3)
-    _, values = learn(env, config, random_data(env), table_policy(logits, False), logits, 1500)
+    config = SMALL.replace(num_samples=16, target_rate=0.02, learning_rate=3e-3)
+    _, values = learn(env, config, random_data(env), table_policy(logits, False), logits, 1000)
     found = np.mean([values(np.eye(4)[[i] * 200]) for i in range(3)], axis=1)
     np.testing.assert_allclose(found, value[:3], atol=0.03)
 
 
-@pytest.mark.parametrize("reward_scale", [1.0, 0.05])
-@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("continuous, reward_scale", [(False, 1.0), (True, 0.05)])
 def test_a_time_limit_ends_nothing(continuous, reward_scale, random_data):
     env = probes.TimeLimit(continuous=continuous)
     if continuous:
@@ -97,7 +96,7 @@ def test_a_time_limit_ends_nothing(continuous, reward_scale, random_data):
         state = jnp.zeros((1, 1))
         policy = table_policy(state)
     config = SMALL.replace(reward_scale=reward_scale)
-    _, values = learn(env, config, random_data(env), policy, state, 1000)
+    _, values = learn(env, config, random_data(env), policy, state, 900)
     assert values([[0.0]])[0] == pytest.approx(10.0, rel=0.02)
 
 
@@ -105,8 +104,8 @@ def test_a_time_limit_ends_nothing(continuous, reward_scale, random_data):
 def test_continuous_actions_of_the_policy_are_averaged_over(explore, random_data):
     """Q(o, a) = -(a - o / 2)^2 is learnt from random actions; with mean 0.3 o and deviation 0.4 the value is -(0.2^2 + 0.4^2)."""
     env = probes.ObservationActionReward(continuous=True)
-    config = SMALL.replace(hidden=(64,), learning_rate=3e-3, num_samples=16)
-    _, values = learn(env, config, random_data(env), normal_policy(0.4), jnp.float32(0.3), 1500, explore)
+    config = SMALL.replace(hidden=(32,), learning_rate=1e-2, num_samples=4)
+    _, values = learn(env, config, random_data(env), normal_policy(0.4), jnp.float32(0.3), 600, explore)
     found = values(np.repeat([[-1.0], [1.0]], 500, axis=0)).reshape(2, 500).mean(1)
     np.testing.assert_allclose(found, [-0.04 - 0.16 * explore] * 2, atol=0.02)
 

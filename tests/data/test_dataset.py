@@ -103,3 +103,20 @@ def test_the_source_stacks_batches_and_keeps_nothing(data):
     assert state == () and metrics == {} and source.env_steps == 0
     assert batch.transition.reward.shape == (2, 5) and batch.transition.observation.shape == (2, 5, 1)
     np.testing.assert_array_equal(batch.transition.observation[..., 0], batch.slot)
+
+
+def test_by_episode_lays_out_and_masks(data):
+    found, mask = lib.by_episode(data, data.transition.reward, 4)
+    np.testing.assert_array_equal(found, [[1, 2, 3, 0], [10, 0, 0, 0], [4, 5, 6, 7]])
+    np.testing.assert_array_equal(mask.sum(1), LENGTHS)
+    vectors, mask = lib.by_episode(data, data.transition.observation, 2)
+    np.testing.assert_array_equal(vectors[..., 0], [[0, 1], [3, 0], [4, 5]])
+    assert mask.tolist() == [[True, True], [True, False], [True, True]]
+
+
+def test_likelihoods_of_the_actions_are_kept_and_other_extras_are_not():
+    log_prob = -np.arange(N, dtype=np.float32)
+    data = lib.from_transitions(steps().replace(extras={"log_prob": log_prob, "value": log_prob}))
+    assert list(data.transition.extras) == ["log_prob"]
+    np.testing.assert_array_equal(data.transition.extras["log_prob"], log_prob)
+    assert "log_prob" not in lib.read(data, jnp.arange(2), 0.9).transition.extras

@@ -54,6 +54,20 @@ def test_what_is_saved_is_read_again(tmp_path, name):
     }  # fmt: skip
 
 
+def test_likelihoods_of_the_actions_are_kept(tmp_path):
+    """They go with their rows; of actions that are divided by 2 in one dimension, the density doubles."""
+    log_probs = -np.arange(6.0)
+    data = files.load(written(tmp_path, log_probs=log_probs), SPEC)
+    np.testing.assert_array_equal(data.transition.extras["log_prob"], log_probs)
+    files.save(tmp_path / "again.npz", data.transition)
+    again = files.load(str(tmp_path / "again.npz") + "?action_scale=2&episodes=1", SPEC)
+    np.testing.assert_allclose(again.transition.extras["log_prob"], log_probs[:3] + np.log(2.0), rtol=1e-6)
+    dropped = files.load(written(tmp_path, log_probs=log_probs, next_observations=None), SPEC)
+    np.testing.assert_array_equal(dropped.transition.extras["log_prob"], log_probs[:5])
+    with pytest.raises(UserError, match=r"has log_probs of shape \(6, 1\), not one number a step"):
+        files.load(written(tmp_path, log_probs=log_probs[:, None]), SPEC)
+
+
 def test_d4rl_layout(tmp_path):
     names = {"terminated": "terminals", "truncated": "timeouts"}
     with h5py.File(tmp_path / "data.hdf5", "w") as file:
