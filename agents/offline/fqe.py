@@ -33,11 +33,14 @@ from rljax.updates import descend
 
 @record
 class Config:
-    """Defaults: the networks and the optimiser of the offline family (arXiv:2110.06169, appendix B)."""
+    """Defaults: the networks and the optimiser of the offline family (arXiv:2110.06169, appendix B).
+
+    A value is known after several times target_period / (target_rate (1 - gamma)) updates; before, it is too near to 0.
+    """
 
     learning_rate: float = 3e-4
     gamma: float = 0.99
-    target_rate: float = 0.005  # share of the new critic in the target's, every `target_period` updates: 1 copies
+    target_rate: float = 0.02  # share of the new critic in the target's, every `target_period` updates: 1 copies
     target_period: int = 1
     reward_scale: float = 1.0  # of what the network learns; values are in the environment's own units
     num_samples: int = static(
