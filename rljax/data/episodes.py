@@ -157,11 +157,10 @@ def best(episodes: Episodes, number: int) -> Best:
     """What the `number` kept episodes of highest return came to; fewer where there are fewer."""
     returns = jnp.where(episodes.kept, episodes.episode_return, -jnp.inf)
     returns, rows = jax.lax.top_k(returns, min(number, len(returns)))
-    weight = jnp.isfinite(returns) / jnp.maximum(jnp.isfinite(returns).sum(), 1)
-    returns = jnp.where(weight > 0.0, returns, 0.0)
-    mean = (weight * returns).sum()
-    spread = jnp.sqrt((weight * jnp.square(returns - mean)).sum())
-    return Best((weight * episodes.length[rows]).sum(), mean, spread)
+    there = jnp.isfinite(returns)
+    mean_of = lambda x: jnp.where(there, x, 0.0).sum() / jnp.maximum(there.sum(), 1)
+    mean = mean_of(returns)
+    return Best(mean_of(episodes.length[rows]), mean, jnp.sqrt(mean_of(jnp.square(returns - mean))))
 
 
 @record
