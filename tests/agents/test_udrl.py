@@ -142,6 +142,36 @@ def test_loss_by_hand(continuous):
     assert after.best == BEST
 
 
+@record
+class Level:
+    """One step; the action is the reward."""
+
+    @property
+    def spec(self):
+        return EnvSpec((1,), Continuous((1,)), 1)
+
+    def reset(self, key):
+        return (), jnp.zeros(1)
+
+    def step(self, state, action, key):
+        return (), TimeStep(jnp.zeros(1), action[0], jnp.bool_(True), jnp.bool_(False))
+
+
+def test_continuous_actions_do_as_they_are_asked():
+    """With room for all episodes, good or bad."""
+    env = Level()
+    config = SMALL.replace(random_steps=400, capacity=3000)
+    learner = train.make(udrl.make(env.spec, config), udrl.source(env, config))
+    state = jax.jit(lambda key: learner.run(learner.init(key), 60))(jax.random.key(0))[0].agent
+
+    def asking(asked):
+        agent = udrl.make(env.spec, config.replace(desired_return=asked, desired_horizon=1.0))
+        return evaluate(env, agent, state, jax.random.key(1), 1).returns[0]
+
+    asked = jnp.array([-0.6, 0.0, 0.6])
+    np.testing.assert_allclose(jax.jit(jax.vmap(asking))(asked), asked, atol=0.1)
+
+
 def test_what_it_cannot_do_is_said():
     with pytest.raises(UserError, match="vectors"):
         udrl.make(make("gymnax/Breakout-MinAtar").spec, SMALL)
