@@ -26,6 +26,8 @@ AGENTS = {
     "rlpd": "rljax.agents.offline.rlpd",
     "dt": "rljax.agents.sequence.dt",
     "rvs": "rljax.agents.sequence.rvs",
+    "odt": "rljax.agents.sequence.odt",
+    "udrl": "rljax.agents.sequence.udrl",
 }
 
 
@@ -51,9 +53,16 @@ def agent(name: str) -> ModuleType:
     return module
 
 
-def learns_from_data(agent_name: str) -> bool:
-    """Whether an agent's source is made of a dataset: `source(env, config, dataset)`."""
+def takes_data(agent_name: str) -> bool:
+    """Whether an agent's source can be made of a dataset: `source(env, config, dataset)`."""
     return "dataset" in inspect.signature(agent(agent_name).source).parameters
+
+
+def needs_data(agent_name: str) -> bool:
+    """Whether it cannot do without: `dataset` has no default."""
+    return takes_data(agent_name) and (
+        inspect.signature(agent(agent_name).source).parameters["dataset"].default is inspect.Parameter.empty
+    )
 
 
 def tuned(agent_name: str, env_name: str) -> dict[str, Any]:

@@ -67,9 +67,9 @@ class Program:
             if getattr(plan, name) < 0:
                 raise UserError(f"--{name}={getattr(plan, name)} must not be negative.")
         self.plan = plan
-        if plan.dataset and not catalog.learns_from_data(plan.agent):
+        if plan.dataset and not catalog.takes_data(plan.agent):
             raise UserError(f"{plan.agent} makes its own experience and takes no --dataset.")
-        if catalog.learns_from_data(plan.agent) and not plan.dataset:
+        if catalog.needs_data(plan.agent) and not plan.dataset:
             raise UserError(f"{plan.agent} learns from data: give them by --dataset=PATH.")
         self.module = catalog.agent(plan.agent)
         self.env: Env = make_env(plan.env)
@@ -96,7 +96,7 @@ class Program:
 
     @property
     def learns_from_data(self) -> bool:
-        return catalog.learns_from_data(self.plan.agent)
+        return bool(self.plan.dataset)
 
     @functools.cached_property
     def dataset(self) -> Dataset | tuple:

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from rljax import distributions, rollout
 from rljax.data import dataset as dataset_lib
+from rljax.data import episodes as episodes_lib
 from rljax.data import priorities as priorities_lib
 from rljax.data import replay as replay_lib
 from rljax.data.dataset import Dataset
 from rljax.errors import UserError
-from rljax.types import Env, Source, initial_memory
+from rljax.types import Env, Key, Source, initial_memory
 
 
 def rollouts(env: Env, num_envs: int, length: int) -> Source:
@@ -147,6 +148,78 @@ def _drawn(dataset: Dataset, read: Callable, batch_size: int, num_batches: int) 
         return state, stacked(read(rows), num_batches), {}
 
     return Source(lambda agent, key: (), next_batch, num_batches=num_batches)
+
+
+def episodes(
+    env: Env,
+    read: Callable[[episodes_lib.Episodes, Key], Any],
+    *,
+    num_envs: int,
+    length: int,
+    capacity: int,
+    warmup: int,
+    num_batches: int,
+    keep_best: bool,
+    dataset: Dataset | None = None,
+) -> Source:
+    """Whole episodes kept and read again: `length` steps in `num_envs` environments, then `num_batches` batches.
+
+    Args:
+      read: (episodes, key) -> batch, of the episodes that ended and are kept (see rljax.data.episodes).
+      capacity: episodes kept.
+      warmup: steps by uniformly random actions before the first batch, at least one whole episode in each environment; none
+        where there is a dataset.
+      keep_best: the episodes of highest return are kept; otherwise the newest.
+      dataset: its episodes of highest return are there from the start.
+
+    Raises:
+      UserError: episodes have no time limit.
+    """
+    if env.spec.episode_length is None:
+        raise UserError("A replay of whole episodes needs an environment with a time limit.")
+    starts_empty = dataset is None
+    least = max(warmup, num_envs * env.spec.episode_length)
+    warmup_rollouts = math.ceil(least / (num_envs * length)) if starts_empty else 0
+
+    def collect(state, act, agent, key):
+        actors, kept = state
+        actors, batch, finished = rollout.unroll(
+            env, act, initial_memory(agent, num_envs), actors, key, length, agent.receive
+        )
+        return (actors, episodes_lib.add(kept, batch.steps.replace(extras={}))), finished
+
+    def init(agent, key):
+        start_key, example_key, restart_key, key = jax.random.split(key, 4)
+        actors = rollout.start(env, agent, num_envs, start_key)
+
+        def act(observation, memory, key):
+            return distributions.uniform_action(env.spec.action, num_envs, key), memory, {}
+
+        initial = initial_memory(agent, num_envs)
+        steps = jax.eval_shape(lambda: rollout.unroll(env, act, initial, actors, example_key, 1)[1].steps)
+        example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), steps)
+        kept = episodes_lib.init(example, capacity, env.spec.episode_length, num_envs, keep_best)
+        if not starts_empty:
+            return actors, episodes_lib.fill(kept, dataset)
+        keys = jax.random.split(key, warmup_rollouts)
+        (actors, kept), _ = jax.lax.scan(lambda state, key: collect(state, act, agent, key), (actors, kept), keys)
+        # what was at random is not gone on with: the agent does not remember it
+        return rollout.start(env, agent, num_envs, restart_key), episodes_lib.restart(kept)
+
+    def next_batch(state, agent, agent_state, key):
+        collect_key, read_key = jax.random.split(key)
+
+        def act(observation, memory, key):
+            return agent.act(agent_state, observation, memory, key, True)
+
+        state, finished = collect(state, act, agent, collect_key)
+        if num_batches == 1:
+            return state, read(state[1], read_key), finished
+        keys = jax.random.split(read_key, num_batches)
+        return state, jax.vmap(read, (None, 0))(state[1], keys), finished
+
+    steps = num_envs * length
+    return Source(init, next_batch, env_steps=steps, warmup_steps=warmup_rollouts * steps, num_batches=num_batches)
 
 
 def mixed(first: Source, second: Source) -> Source:

@@ -4,6 +4,7 @@ A causal transformer reads returns still to come, observations and actions, and 
 a high return, it acts as the data did where they went on to get it. While acting, what is paid is taken off the return asked for.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -41,13 +42,65 @@ class Config:
 
 
 class Memory(NamedTuple):
-    """The last `context` steps: before the present one, and then it. `time`: steps before it in the episode."""
+    """The last K steps: before the present one, and then it. `time`: steps before it in the episode."""
 
     return_to_go: Float[Array, "*B K"]
     observation: Array  # [*B, K, ...]
     action: Array  # [*B, K, ...]; the last one is not known yet
     time: Int[Array, "*B"]
     left: Float[Array, "*B"]  # of the return asked for
+
+    def seeing(self, observation: Array) -> "Memory":
+        """With the observation of the present step, and what is left to ask for there."""
+        returns, observations = push(self.return_to_go, self.left), push(self.observation, observation)
+        return self._replace(return_to_go=returns, observation=observations)
+
+    def steps(self) -> tuple[Array, ...]:
+        """What a network reads: return_to_go, observation, action, time, mask, all [B, K, ...]."""
+        time = self.time[:, None] - jnp.arange(self.return_to_go.shape[1] - 1, -1, -1)
+        return self.return_to_go, self.observation, self.action, jnp.maximum(time, 0), time >= 0
+
+    def having_done(self, action: Array) -> "Memory":
+        """After `action` at the present step."""
+        return self._replace(action=push(self.action.at[:, -1].set(action), jnp.zeros_like(action)), time=self.time + 1)
+
+
+def push(steps: Array, last: Array) -> Array:
+    """Steps [B, K, ...] without the first, and `last` [B, ...] at their end."""
+    return jnp.concatenate([steps[:, 1:], last[:, None]], axis=1)
+
+
+def blank(spec: EnvSpec, *batch: int) -> tuple[Array, Array, Array]:
+    """Steps of zeros, [*batch, ...]: return_to_go, observation, action."""
+    action = jnp.zeros((*batch, *spec.action.shape), jnp.float32 if isinstance(spec.action, Continuous) else jnp.int32)
+    return jnp.zeros(batch), jnp.zeros((*batch, *spec.observation_shape)), action
+
+
+def receive(memory: Memory, reward: Float[Array, " B"]) -> Memory:
+    """What is paid is taken off the return asked for."""
+    return memory._replace(left=memory.left - reward)
+
+
+def read(spec: EnvSpec, config: Config, return_to_go, observation, action, time, mask, key, embed_time: bool = True):
+    """What the transformer sees at each step [B, K, width], before its action. To be called in a compact module.
+
+    With `embed_time` a step's place in its episode is added to its tokens; otherwise their order is all that is known of it.
+    """
+    batch, steps = mask.shape
+    taken = action if isinstance(spec.action, Continuous) else jax.nn.one_hot(action, spec.action.num_actions)
+    place = 0.0
+    if embed_time:
+        limit = spec.episode_length
+        place = nn.Embed(limit, config.width, name="time")(jnp.minimum(time, limit - 1))
+    parts = (
+        nn.Dense(config.width, name="return")(return_to_go[..., None] / config.return_scale),
+        nn.Dense(config.width, name="observation")(observation.reshape(batch, steps, -1)),
+        nn.Dense(config.width, name="action")(taken),
+    )
+    tokens = jnp.stack([part + place for part in parts], axis=2).reshape(batch, 3 * steps, config.width)
+    tokens = nn.LayerNorm()(tokens)
+    transformer = Transformer(config.num_layers, config.num_heads, config.dropout)
+    return transformer(tokens, jnp.repeat(mask, 3, axis=1), key)[:, 1::3]  # at the observations
 
 
 class Network(nn.Module):
@@ -58,24 +111,23 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, return_to_go, observation, action, time, mask, key=None):
-        config, kind = self.config, self.spec.action
-        batch, steps = mask.shape
-        size = kind.size if isinstance(kind, Continuous) else kind.num_actions
-        taken = action if isinstance(kind, Continuous) else jax.nn.one_hot(action, size)
-        limit = self.spec.episode_length
-        place = nn.Embed(limit, config.width, name="time")(jnp.minimum(time, limit - 1))
-        parts = (
-            nn.Dense(config.width, name="return")(return_to_go[..., None] / config.return_scale),
-            nn.Dense(config.width, name="observation")(observation.reshape(batch, steps, -1)),
-            nn.Dense(config.width, name="action")(taken),
-        )
-        tokens = jnp.stack([part + place for part in parts], axis=2).reshape(batch, 3 * steps, config.width)
-        tokens = nn.LayerNorm()(tokens)
-        seen = Transformer(config.num_layers, config.num_heads, config.dropout)(
-            tokens, jnp.repeat(mask, 3, axis=1), key
-        )
-        output = nn.Dense(size)(seen[:, 1::3])  # at the observations, which do not see their own actions
+        kind = self.spec.action
+        seen = read(self.spec, self.config, return_to_go, observation, action, time, mask, key)
+        output = nn.Dense(kind.size if isinstance(kind, Continuous) else kind.num_actions)(seen)
         return jnp.tanh(output) if isinstance(kind, Continuous) else output
+
+
+def check(spec: EnvSpec, config: Config) -> None:
+    """Refuse what the transformer cannot be made for. Raises UserError."""
+    if spec.episode_length is None:
+        raise UserError("The decision transformer needs an environment with a time limit.")
+    if config.width % config.num_heads:
+        raise UserError(f"num_heads={config.num_heads} must divide width={config.width}.")
+
+
+def rising(config: Config) -> Callable[[Array], Array]:
+    """The learning rate by number of updates: it rises over the first `config.warmup`."""
+    return lambda count: config.learning_rate * jnp.minimum((count + 1) / config.warmup, 1.0)
 
 
 def make(spec: EnvSpec, config: Config = Config()) -> Agent:
@@ -84,48 +136,27 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     Raises:
       UserError: episodes have no time limit, or num_heads does not divide width.
     """
-    if spec.episode_length is None:
-        raise UserError("The decision transformer needs an environment with a time limit.")
-    if config.width % config.num_heads:
-        raise UserError(f"num_heads={config.num_heads} must divide width={config.width}.")
+    check(spec, config)
     network, continuous = Network(spec, config), isinstance(spec.action, Continuous)
-    schedule = lambda count: config.learning_rate * jnp.minimum((count + 1) / config.warmup, 1.0)
     optimiser = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(schedule, weight_decay=config.weight_decay),
+        optax.adamw(rising(config), weight_decay=config.weight_decay),
     )
-
-    def blank(*batch):
-        """Steps of zeros, [*batch, K, ...]."""
-        shape = (*batch, config.context)
-        action = jnp.zeros((*shape, *spec.action.shape), jnp.float32 if continuous else jnp.int32)
-        return jnp.zeros(shape), jnp.zeros((*shape, *spec.observation_shape)), action
 
     def init(key: Key) -> Model:
         steps = (1, config.context)
-        params = network.init(key, *blank(1), jnp.zeros(steps, jnp.int32), jnp.ones(steps, bool))
+        params = network.init(key, *blank(spec, *steps), jnp.zeros(steps, jnp.int32), jnp.ones(steps, bool))
         return Model(params, optimiser.init(params))
 
-    memory = Memory(*blank(), time=jnp.int32(0), left=jnp.float32(config.target_return))
+    memory = Memory(*blank(spec, config.context), time=jnp.int32(0), left=jnp.float32(config.target_return))
 
     def act(state: Model, observation, memory: Memory, key: Key, explore: bool = True):
-        push = lambda steps, last: jnp.concatenate([steps[:, 1:], last[:, None]], axis=1)
-        returns, observations = push(memory.return_to_go, memory.left), push(memory.observation, observation)
-        back = jnp.arange(config.context - 1, -1, -1)
-        time = memory.time[:, None] - back
-        output = network.apply(state.params, returns, observations, memory.action, jnp.maximum(time, 0), time >= 0)[
-            :, -1
-        ]
-        if continuous:
-            action = output
-        else:
-            choice = distributions.categorical(output)
+        memory = memory.seeing(observation)
+        action = network.apply(state.params, *memory.steps())[:, -1]
+        if not continuous:
+            choice = distributions.categorical(action)
             action = choice.sample(seed=key) if explore else choice.mode()
-        actions = push(memory.action.at[:, -1].set(action), jnp.zeros_like(action))
-        return action, Memory(returns, observations, actions, memory.time + 1, memory.left), {}
-
-    def receive(memory: Memory, reward: Float[Array, " B"]) -> Memory:
-        return memory._replace(left=memory.left - reward)
+        return action, memory.having_done(action), {}
 
     def update(state: Model, batch: Segment, key: Key) -> tuple[Model, Metrics]:
         steps = batch.transition

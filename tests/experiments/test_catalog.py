@@ -24,5 +24,5 @@ def test_contract(name, env_name):
             module.make(env.spec, config)
         return
     record = jax.jit(lambda key: collect(env, uniform(env), (), key, 2, 30, True))
-    data = [dataset_lib.from_transitions(record(jax.random.key(0)))] if catalog.learns_from_data(name) else []
+    data = [dataset_lib.from_transitions(record(jax.random.key(0)))] if catalog.needs_data(name) else []
     check_agent(module.make(env.spec, config), env, module.source(env, config, *data))
