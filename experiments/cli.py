@@ -33,7 +33,9 @@ PLAN_FLAGS = (
     "eval_explore",
     "log_every",
     "layout",
+    "start_from",
 )
+INHERITED = ("agent", "env", "dataset", "num_seeds", "seed")  # by a run that starts from another's agents
 
 
 def peek(argv: list[str], name: str) -> str | None:
@@ -47,18 +49,26 @@ def peek(argv: list[str], name: str) -> str | None:
 
 
 def defaults(argv: list[str]) -> dict[str, Any]:
-    """The config that --config.NAME=VALUE changes: of the run to resume, or of the agent, tuned for the environment.
+    """The config that --config.NAME=VALUE changes: of the run to resume or start from, or the agent's, tuned for the environment.
 
-    The other flags of a run to resume become defaults too, so that `--resume --run_dir=DIR` is enough.
+    The other flags of a run to resume become defaults too, so that `--resume --run_dir=DIR` is enough. Of a run to start from
+    those of INHERITED do, and what learnt from data goes on in the environment, so that `--start_from=DIR --steps=N` is.
     """
     folder, resume = peek(argv, "run_dir"), "--resume" in argv or "--resume=true" in argv
     saved_path = pathlib.Path(folder or ".") / "config.json"
     if folder and resume and saved_path.exists():
-        saved = json.loads(saved_path.read_text())
+        saved = Plan.from_json(json.loads(saved_path.read_text()))
         for name in PLAN_FLAGS:
-            FLAGS.set_default(name, saved[name])
-        FLAGS.set_default("sweep", [f"{k}={','.join(map(str, v))}" for k, v in saved["sweep"].items()])
-        return Plan.from_json(saved).config
+            FLAGS.set_default(name, getattr(saved, name))
+        FLAGS.set_default("sweep", [f"{k}={','.join(map(str, v))}" for k, v in saved.sweep.items()])
+        return saved.config
+    if start_from := peek(argv, "start_from"):
+        initial = Folder(start_from).plan()
+        for name in INHERITED:
+            FLAGS.set_default(name, getattr(initial, name))
+        if peek(argv, "agent") in (None, initial.agent):
+            config = catalog.fields(catalog.configure(initial.agent, initial.config))
+            return config | ({"online": True} if "online" in config else {})
     agent, env = peek(argv, "agent") or FLAGS["agent"].default, peek(argv, "env") or FLAGS["env"].default
     config = catalog.agent(agent).Config()
     return catalog.fields(config.replace(**catalog.tuned(agent, env)))
@@ -87,8 +97,8 @@ def plan_from_flags() -> Plan:
 
 
 def default_run_dir(plan: Plan) -> str:
-    """runs/AGENT-ENV, with what cannot be in a file's name replaced."""
-    return f"runs/{plan.agent}-{file_name(plan.env)}"
+    """runs/AGENT-ENV, with what cannot be in a file's name replaced; another one for what starts from a run."""
+    return f"runs/{plan.agent}-{file_name(plan.env)}{'-continued' if plan.start_from else ''}"
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 from rljax import logging, parallel, plots
 from rljax.checkpoint import Checkpoints
 from rljax.errors import UserError
+from rljax.experiments import catalog
 from rljax.experiments.plan import Plan, Program
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "brax", "gymnax", "distrax", "orbax-checkpoint", "numpy")
@@ -70,6 +71,13 @@ class Folder:
                 "or choose another --run_dir."
             )
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is a whole one."""
+        if not self.checkpoints.exists():
+            return False
+        with contextlib.closing(Checkpoints(self.checkpoints)) as checkpoints:
+            return checkpoints.latest is not None
+
     def curves(self, column: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Of each point of the sweep: the steps [T] and scores [S, T] of a column of metrics.csv that has any."""
         plan, table = self.plan(), logging.read_table(self.metrics)
@@ -120,13 +128,17 @@ class Trained(NamedTuple):
         return act, agent.memory
 
 
-def load(run_dir: str | pathlib.Path, checkpoint: int | None = None) -> Trained:
+def load(
+    run_dir: str | pathlib.Path, checkpoint: int | None = None, sharding: jax.sharding.Sharding | None = None
+) -> Trained:
     """The agents of a run's last checkpoint, or of another that it kept, without its environments and replay, which are not
     read. To act with one:
 
         act, memory = load("runs/ppo-cartpole").policy(0)
         action, memory = act(observation, memory, jax.random.key(0))
 
+    Args:
+      sharding: where the states go; by default the first device.
     Raises:
       ValueError: there is no run or no checkpoint, or it cannot be read.
     """
@@ -145,8 +157,58 @@ def load(run_dir: str | pathlib.Path, checkpoint: int | None = None) -> Trained:
         program = Program(plan)
         one = jax.eval_shape(lambda key: program.agent(program.points[0]).init(key), jax.random.key(0))
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(program.runs), *x.shape), x.dtype), one)
-        states = checkpoints.restore({"agent": like}, step=checkpoint, part=True)["agent"]
+        states = checkpoints.restore({"agent": like}, sharding, step=checkpoint, part=True)["agent"]
         return Trained(program, states, program.steps(checkpoint))
+
+
+NETWORK = (
+    "hidden", "channels", "activation", "layer_norm", "dtype", "num_critics", "dueling", "memory", "normalize_observations"
+)  # fmt: skip
+
+
+def initial_agents(run_dir: str | pathlib.Path, program: Program) -> Any:
+    """The states of a run's last checkpoint as those that the runs of `program` begin with: for each the one of its seed, [runs].
+
+    Raises:
+      UserError: there is no run or checkpoint, or it is of another agent, environment or network, of a sweep, or lacks a seed.
+    """
+    plan, before = program.plan, Folder(run_dir).plan()
+    for what in ("agent", "env"):
+        if getattr(before, what) != getattr(plan, what):
+            raise UserError(
+                f"--start_from={run_dir} is a run of {before.agent} on {before.env}; it cannot go on as "
+                f"{plan.agent} on {plan.env}."
+            )
+    if before.sweep:
+        raise UserError(
+            f"--start_from={run_dir} is a sweep of {', '.join(before.sweep)}; start from a run at one point."
+        )
+    old, new = catalog.fields(catalog.configure(before.agent, before.config)), catalog.fields(program.config)
+    for name in NETWORK:
+        if name in new and old[name] != new[name]:
+            raise UserError(
+                f"--start_from={run_dir} has agents of config.{name}={old[name]!r}, which cannot go on with {new[name]!r}."
+            )
+    if new.get("anneal_learning_rate"):
+        raise UserError(
+            f"--start_from={run_dir} has agents whose learning rate has fallen to 0; there is nothing to go on by."
+        )
+    trained = load(run_dir, program.fleet.replicated)
+    seeds = [seed for _, seed in trained.program.runs]
+    missing = [seed for _, seed in program.runs if seed not in seeds]
+    if missing:
+        raise UserError(
+            f"--start_from={run_dir} has the seeds {seeds[0]} to {seeds[-1]}, not {missing[0]}; "
+            "each seed goes on from its own."
+        )
+    shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    one = jax.eval_shape(lambda key: program.agent(program.points[0]).init(key), jax.random.key(0))
+    if shape(parallel.select(trained.states, 0)) != shape(one):
+        raise UserError(
+            f"--start_from={run_dir} has agents of another shape than {plan.agent} has with these settings."
+        )
+    rows = np.array([seeds.index(seed) for _, seed in program.runs])
+    return jax.tree.map(lambda x: np.asarray(x)[rows], trained.states)
 
 
 def named(curves: dict, plan: Plan) -> dict:

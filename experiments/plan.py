@@ -26,6 +26,7 @@ class Plan:
 
     steps: environment steps of each run; updates where the agent learns from data at rest.
     dataset: what such an agent learns from (see experiments/datasets); "" for the others.
+    start_from: folder of a run whose agents, seed by seed, these begin as; "" for new ones. A run under way needs it no more.
     sweep: values of config fields; every combination is a point, and every point is run with every seed.
     eval_every: environment steps between evaluations; 0: only at the end.
     """
@@ -43,6 +44,7 @@ class Plan:
     log_every: int = 0
     layout: str = "auto"
     dataset: str = ""
+    start_from: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

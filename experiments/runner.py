@@ -19,7 +19,7 @@ from rljax.envs import on_host
 from rljax.evaluate import MAX_STEPS, evaluate, interquartile_mean
 from rljax.experiments import catalog
 from rljax.experiments import on_host as host
-from rljax.experiments.folder import Folder, Trained, device, write_json
+from rljax.experiments.folder import Folder, Trained, device, initial_agents, write_json
 from rljax.experiments.plan import Plan, Program
 
 EVALUATION = 1  # base of the evaluation's keys; 0 is training's
@@ -60,7 +60,9 @@ def run(
         folder.resume(plan)
         if folder.summary.exists():  # written last: nothing is left to do
             return json.loads(folder.summary.read_text())
-    elif chief:
+    under_way = resume and folder.has_checkpoint()
+    initial = initial_agents(plan.start_from, program) if plan.start_from and not under_way else None
+    if chief and not resume:
         folder.begin(plan)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("folder")
@@ -89,12 +91,15 @@ def run(
 
     checkpoints = Checkpoints(folder.checkpoints, keep_checkpoints or None)
     table, done = logging.Table(folder.metrics), 0
-    if resume and checkpoints.latest is not None:
+    if under_way:
         done = checkpoints.latest
         state = fleet.fill(checkpoints.restore(jax.eval_shape(fleet.trim, shapes), fleet.replicated))
     else:
         start = time.perf_counter()
-        state = jax.block_until_ready(init(dataset, keys, points))
+        state = init(dataset, keys, points)
+        if initial is not None:
+            state = state.replace(agent=fleet.fill(jax.device_put(initial, fleet.replicated)))
+        jax.block_until_ready(state)
         seconds["train"] += time.perf_counter() - start
     if chief:
         table.keep_until(program.steps(done) if done else -1)

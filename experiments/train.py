@@ -25,6 +25,11 @@ def define_flags():
         "",
         "What an offline agent learns from: a file or ENV/TIER, ?OPTION=VALUE&... (see experiments/datasets.py).",
     )
+    flags.DEFINE_string(
+        "start_from",
+        "",
+        "Folder of a run whose agents, seed by seed, this one begins with; what learnt from data goes on in the environment.",
+    )
     flags.DEFINE_integer("steps", 500_000, "Environment steps of each run; updates, for an offline agent.")
     flags.DEFINE_integer("num_seeds", 1, "Seeds, run side by side.")
     flags.DEFINE_integer("seed", 0, "The first seed.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rljax import distributions, rollout
 from rljax.data import dataset as dataset_lib
@@ -14,6 +15,7 @@ from rljax.data import priorities as priorities_lib
 from rljax.data import replay as replay_lib
 from rljax.data.dataset import Dataset
 from rljax.errors import UserError
+from rljax.record import record, static
 from rljax.types import Env, Key, Source, initial_memory
 
 
@@ -45,6 +47,8 @@ def replay(
     num_steps=1,
     priority_exponent=None,
     importance_exponent=1.0,
+    with_next_action: bool = False,
+    outcome_steps: int = 0,
 ) -> Source:
     """Experience kept and drawn again: `length` steps in `num_envs` environments, then `num_batches` batches of `Sample`.
 
@@ -56,6 +60,8 @@ def replay(
       priority_exponent: None draws uniformly; a number (it may be traced) draws in proportion to priority^exponent and wants
         the agent's update to return a `priority` [B] (see rljax.data.priorities).
       importance_exponent: of the weights that correct for this; a number, or a function of the agent's state.
+      with_next_action: samples have `next_action` and `has_next` among their extras, as those of a dataset do.
+      outcome_steps: if above 0, samples have what the next so many steps led to among their extras (see `at_rest`).
 
     The batches of one `next` are drawn together, then updated on and their priorities set one after another: with
     `num_batches` > 1 the later ones do not see the priorities that the earlier ones changed.
@@ -104,6 +110,10 @@ def replay(
         else:
             slots = replay_lib.sample_uniform(ring, sample_key, num_batches * batch_size)
             batch = replay_lib.read(ring, slots, gamma, num_steps)
+        extras = replay_lib.next_action(ring, batch.slot) if with_next_action else {}
+        if outcome_steps:
+            extras |= replay_lib.read_outcomes(ring, batch.slot, gamma, outcome_steps)
+        batch = batch.replace(transition=batch.transition.replace(extras=extras))
         batch = stacked(batch, num_batches)
         return state, batch, finished
 
@@ -131,10 +141,23 @@ def stacked(batch: Any, num_batches: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(num_batches, -1, *x.shape[1:]), batch)
 
 
-def at_rest(dataset: Dataset, *, batch_size: int, num_batches: int, gamma) -> Source:
-    """Batches of `Sample` from a dataset, `num_batches` at a time; its steps are updates. Nothing is kept in its state."""
+def at_rest(dataset: Dataset, *, batch_size: int, num_batches: int, gamma, outcomes: bool = False) -> Source:
+    """Batches of `Sample` from a dataset, `num_batches` at a time; its steps are updates. Nothing is kept in its state.
 
-    return _drawn(dataset, lambda rows: dataset_lib.read(dataset, rows, gamma), batch_size, num_batches)
+    Args:
+      outcomes: samples have what their episodes came to among their extras (`data.dataset.outcomes`): `outcome`,
+        `outcome_discount` and `outcome_observation`.
+    """
+    found = (
+        dataset_lib.outcomes(dataset, gamma) if outcomes and isinstance(dataset, Dataset) else {}
+    )  # once, not each time
+
+    def read(rows):
+        sample = dataset_lib.read(dataset, rows, gamma)
+        extras = dataset_lib.read_outcomes(dataset, found, rows) if outcomes else {}
+        return sample.replace(transition=sample.transition.replace(extras=sample.transition.extras | extras))
+
+    return _drawn(dataset, read, batch_size, num_batches)
 
 
 def segments(dataset: Dataset, *, length: int, batch_size: int, num_batches: int) -> Source:
@@ -223,7 +246,8 @@ def episodes(
 
 
 def mixed(first: Source, second: Source) -> Source:
-    """Batches of `Sample` made of one of `first` and one of `second`, which give equally many. Extras are left out.
+    """Batches of `Sample` of which some are of `first` and some of `second`, spread evenly, so that every part of a batch is
+    mixed as the whole. Of their extras they keep those that both have.
 
     Raises:
       UserError: they do not give equally many batches, or learn priorities.
@@ -244,9 +268,16 @@ def mixed(first: Source, second: Source) -> Source:
         for source, old, source_key in zip((first, second), state, jax.random.split(key)):
             new, batch, found = source.next(old, agent, agent_state, source_key)
             states.append(new)
-            batches.append(batch.replace(transition=batch.transition.replace(extras={})))
+            batches.append(batch)
             metrics |= found
-        return tuple(states), jax.tree.map(lambda *x: jnp.concatenate(x, axis), *batches), metrics
+        common = set.intersection(*(set(batch.transition.extras) for batch in batches))
+        for i, batch in enumerate(batches):
+            extras = {name: x for name, x in batch.transition.extras.items() if name in common}
+            batches[i] = batch.replace(transition=batch.transition.replace(extras=extras))
+        sizes = [batch.weight.shape[axis] for batch in batches]
+        spread = np.argsort(np.concatenate([(np.arange(size) + 0.5) / size for size in sizes]), kind="stable")
+        mix = lambda *x: jnp.take(jnp.concatenate(x, axis), spread, axis)
+        return tuple(states), jax.tree.map(mix, *batches), metrics
 
     return Source(
         init,
@@ -255,6 +286,50 @@ def mixed(first: Source, second: Source) -> Source:
         warmup_steps=first.warmup_steps + second.warmup_steps,
         num_batches=first.num_batches,
     )
+
+
+@record
+class Online:
+    """What the config of an agent that learns from data says of going on in the environment (see `of_data`)."""
+
+    online: bool = static(False)  # read a mixture of the data and of its own steps, rather than the data alone
+    data_share: float = static(0.5)  # of each batch, online
+    num_envs: int = static(8)
+    rollout_length: int = static(1)  # steps in each environment between updates
+    capacity: int = static(1_000_000)  # of its own steps kept
+    warmup: int = static(1_000)  # random steps before the first update, online
+
+
+def of_data(env: Env, config: Any, dataset: Dataset, batch_size: int | None = None, outcome_steps: int = 0) -> Source:
+    """Transitions of the dataset, or, with `config.online`, a mixture of them and of a replay of the agent's own steps; then its
+    steps are the environment's.
+
+    Args:
+      config: with the fields of `Online`, and batch_size, num_updates and gamma.
+      batch_size: where it is not the config's.
+      outcome_steps: if above 0, samples have what they led to among their extras: until the end of the episode in the
+        dataset, and at most so many steps in the replay (see `at_rest`).
+    Raises:
+      UserError: a share that leaves no room for the one or the other.
+    """
+    batch_size = batch_size or config.batch_size
+    rest = dict(num_batches=config.num_updates, gamma=config.gamma, outcomes=outcome_steps > 0)
+    if not config.online:
+        return at_rest(dataset, batch_size=batch_size, **rest)
+    of_the_data = round(config.data_share * batch_size)
+    if not 0 < of_the_data < batch_size:
+        raise UserError(
+            f"data_share={config.data_share} of a batch of {batch_size} leaves nothing for the data or for the agent's own steps."
+        )
+    own = replay_of(
+        env,
+        config,
+        batch_size=batch_size - of_the_data,
+        num_steps=1,
+        with_next_action=True,
+        outcome_steps=outcome_steps,
+    )
+    return mixed(own, at_rest(dataset, batch_size=of_the_data, **rest))
 
 
 def replay_of(env: Env, config: Any, **changes) -> Source:
@@ -268,6 +343,7 @@ def replay_of(env: Env, config: Any, **changes) -> Source:
         batch_size=config.batch_size,
         num_batches=config.num_updates,
         gamma=config.gamma,
-        num_steps=config.num_steps,
     )
+    if "num_steps" not in changes:
+        arguments["num_steps"] = config.num_steps
     return replay(env, **(arguments | changes))

@@ -31,7 +31,7 @@ BASELINES = {"mean": jnp.mean, "max": jnp.max}
 
 
 @record
-class Config:
+class Config(sources.Online):
     """Defaults: AWAC's as in CORL (github.com/corl-team/CORL, algorithms/offline/awac.py and its configs for locomotion)."""
 
     policy_learning_rate: float = 3e-4
@@ -157,5 +157,5 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
 
 def source(env: Env, config: Config, dataset) -> Source:
-    """Transitions of the dataset; the environment is only evaluated in."""
-    return sources.at_rest(dataset, batch_size=config.batch_size, num_batches=config.num_updates, gamma=config.gamma)
+    """Transitions of the dataset; with `online`, a mixture of them and of its own steps."""
+    return sources.of_data(env, config, dataset)

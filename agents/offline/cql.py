@@ -1,9 +1,15 @@
 """Conservative Q-learning: values that are too low rather than too high where the data is silent. Kumar et al., 2020,
-arXiv:2006.04779.
+arXiv:2006.04779. With `calibrate` it is Cal-QL: Nakamoto et al., 2023, arXiv:2303.05479.
 
 Critics pay for the soft maximum of Q over all actions and are paid for Q of the data's action (CQL(H), equation 4). With
 continuous actions this is soft actor-critic (rljax.agents.online.sac) with that one loss more; with discrete ones it is
 Q-learning without a policy. With `lagrange` the loss is weighted so that the gap between the two comes to rest at a target.
+
+Cal-QL pushes no value of the policy's actions below what the data's policy earned from there on, so that values are of the size
+of returns when the agent goes on in the environment (`online`) and it need not first unlearn what it knew. What was earned is the
+discounted return to the end of the episode. Where that was a time limit the rest is missing; here the value of the last observation
+by the target critics stands for it. (The authors' code lets it be 0, or an infinite row of the last reward in the kitchen and of
+the smallest one in mazes and hands where nothing was reached: github.com/nakamotoo/Cal-QL, JaxCQL/replay_buffer.py.)
 """
 
 from typing import NamedTuple
@@ -26,7 +32,7 @@ MAX_MULTIPLIER = 1e6  # as in the authors' code
 
 
 @record
-class Config:
+class Config(sources.Online):
     """Defaults: the authors' for D4RL's locomotion (github.com/aviralkumar2907/CQL, README and d4rl/examples/cql_mujoco_new.py).
 
     Their weight of 5 stands beside a squared error; equation 4, and so this file, halves both. For Atari they take 1 or 4 on a
@@ -46,6 +52,10 @@ class Config:
     entropy_per_dimension: float = -1.0  # target entropy of continuous actions, times their number of dimensions
     learn_temperature: bool = static(True)
     lagrange: bool = static(False)
+    calibrate: bool = static(False)  # Cal-QL
+    outcome_steps: int = static(
+        200
+    )  # of the agent's own that count for what was earned, before a value stands for the rest
     entropy_in_target: bool = static(False)  # critics of continuous actions learn soft values
     double: bool = static(True)  # critics of discrete actions: Double DQN's target; False: the largest target value
     num_samples: int = static(10)  # actions of each law in a soft maximum over continuous ones
@@ -66,13 +76,13 @@ class State(NamedTuple):
     critic: Model
     target_critic: Params
     temperature: Model  # its logarithm
-    multiplier: Model  # logarithm of the conservative loss's weight
+    multiplier: Model  # logarithm of the conservative loss's weight, with `lagrange`
 
 
 class DiscreteState(NamedTuple):
     critic: Model
     target_critic: Params
-    multiplier: Model  # logarithm of the conservative loss's weight
+    multiplier: Model  # logarithm of the conservative loss's weight, with `lagrange`
 
 
 def make(spec: EnvSpec, config: Config = Config()) -> Agent:
@@ -88,9 +98,10 @@ def init_multiplier(config: Config) -> Model:
     return Model(log_weight, optax.adam(config.multiplier_learning_rate).init(log_weight))
 
 
-def conservative_loss(multiplier: Model, gap, weight):
+def conservative_loss(multiplier: Model, gap, weight, config: Config):
     """alpha times the gaps [E, B], summed over critics as their squared errors are, and metrics."""
-    loss = jnp.exp(multiplier.params) * (weight * gap.sum(axis=0)).mean()
+    alpha = jnp.exp(multiplier.params) if config.lagrange else config.conservative_weight
+    loss = alpha * (weight * gap.sum(axis=0)).mean()
     return loss, {"loss/conservative": loss, "critic/gap": gap.mean()}
 
 
@@ -105,6 +116,16 @@ def adjust(multiplier: Model, gap, config: Config) -> tuple[Model, Metrics]:
 
     multiplier, metrics = descend(optax.adam(config.multiplier_learning_rate), multiplier, loss)
     return multiplier._replace(params=jnp.minimum(multiplier.params, jnp.log(MAX_MULTIPLIER))), metrics
+
+
+# --- Cal-QL: what the data's policy earned ------------------------------------------------------------------------------
+
+
+def earned(batch: Sample, end_value, config: Config):
+    """The values [B] that Cal-QL pushes nothing below: of what a step led to, and of what was left (arXiv:2303.05479)."""
+    extras = batch.transition.extras
+    value = config.reward_scale * extras["outcome"] + extras["outcome_discount"] * end_value
+    return jax.lax.stop_gradient(value)
 
 
 # --- Continuous actions: soft actor-critic with one loss more -----------------------------------------------------------
@@ -129,15 +150,29 @@ def make_continuous(spec: EnvSpec, config: Config) -> Agent:
         actions, log_densities = zip((uniform, uniform_log_density), here, next_)
         return jnp.concatenate(actions), jnp.concatenate(log_densities)
 
+    def value_at_end(state: State, observation, key: Key):
+        """Of the policy, by the lower target critic and one action of it, [B]."""
+        action = soft_policy(spec, policy.apply(state.policy.params, observation)).sample(seed=key)
+        return clipped_q(q_taken(critic, spec, state.target_critic, observation, action))
+
     def penalty(critic_params, state: State, batch: Sample, key: Key):
         steps = batch.transition
-        actions, log_density = sampled_actions(state.policy.params, steps, key)
+        actions_key, end_key = jax.random.split(key)
+        actions, log_density = sampled_actions(state.policy.params, steps, actions_key)
         q_of = lambda action: q_taken(
             critic, spec, critic_params, steps.observation, action
         )  # all at s, those of pi(s') too
         q, q_data = jax.vmap(q_of, out_axes=-1)(actions), q_of(steps.action)  # [E, B, 3 n], [E, B]
+        metrics = {}
+        if config.calibrate:
+            floor = earned(batch, value_at_end(state, steps.extras["outcome_observation"], end_key), config)
+            of_policy = q[..., config.num_samples :]  # the uniform law's values have no floor
+            metrics = {"critic/calibrated": (of_policy < floor[:, None]).mean()}
+            of_policy = jax.vmap(jax.vmap(conservative.calibrated_q), (0, None))(of_policy, floor)
+            q = jnp.concatenate([q[..., : config.num_samples], of_policy], axis=-1)
         each_critic = jax.vmap(jax.vmap(conservative.sampled_conservative_gap), (0, None, 0))
-        return conservative_loss(state.multiplier, each_critic(q, log_density.T, q_data), batch.weight)
+        loss, found = conservative_loss(state.multiplier, each_critic(q, log_density.T, q_data), batch.weight, config)
+        return loss, found | metrics
 
     agent = sac.make(spec, config, penalty, config.entropy_in_target)
 
@@ -186,14 +221,22 @@ def make_discrete(spec: EnvSpec, config: Config) -> Agent:
         q_selector = lowest(state.critic.params, steps.next_observation) if config.double else q_target
         next_value = jax.vmap(double_q_value)(q_selector, q_target)
         target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
+        if config.calibrate:
+            end_value = lowest(state.target_critic, steps.extras["outcome_observation"]).max(-1)
+            floor = earned(batch, end_value, config)
 
         def critic_loss(params):
             q = critic.apply(params, steps.observation)  # [E, B, A]
             q_data = jnp.take_along_axis(q, steps.action[None, :, None], axis=-1)[..., 0]
             errors = target - q_data
             loss = 0.5 * (batch.weight * jnp.square(errors).sum(axis=0)).mean()
+            found = {}
+            if config.calibrate:  # the policy is the softmax of Q: every action is one of its own
+                found = {"critic/calibrated": (q < floor[:, None]).mean()}
+                q = jax.vmap(jax.vmap(conservative.calibrated_q), (0, None))(q, floor)
             gap = jax.vmap(jax.vmap(conservative.conservative_gap))(q, q_data)
-            extra, metrics = conservative_loss(state.multiplier, gap, batch.weight)
+            extra, metrics = conservative_loss(state.multiplier, gap, batch.weight, config)
+            metrics |= found
             return loss + extra, metrics | {"loss/critic": loss, "critic/q": q_data.mean()}
 
         critic_model, metrics = descend(optimiser, state.critic, critic_loss)
@@ -205,5 +248,6 @@ def make_discrete(spec: EnvSpec, config: Config) -> Agent:
 
 
 def source(env: Env, config: Config, dataset) -> Source:
-    """Transitions of the dataset; the environment is only evaluated in."""
-    return sources.at_rest(dataset, batch_size=config.batch_size, num_batches=config.num_updates, gamma=config.gamma)
+    """Transitions of the dataset; with `online`, a mixture of them and of its own steps."""
+    outcome_steps = config.outcome_steps if config.calibrate else 0
+    return sources.of_data(env, config, dataset, outcome_steps=outcome_steps)

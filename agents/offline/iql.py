@@ -28,7 +28,7 @@ from rljax.updates import descend
 
 
 @record
-class Config:
+class Config(sources.Online):
     """Defaults: IQL's for locomotion (arXiv:2110.06169, appendix B), where the paper scales rewards so that the best and the worst
     episode's returns lie 1,000 apart."""
 
@@ -140,5 +140,5 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
 
 def source(env: Env, config: Config, dataset) -> Source:
-    """Transitions of the dataset; the environment is only evaluated in."""
-    return sources.at_rest(dataset, batch_size=config.batch_size, num_batches=config.num_updates, gamma=config.gamma)
+    """Transitions of the dataset; with `online`, a mixture of them and of its own steps."""
+    return sources.of_data(env, config, dataset)

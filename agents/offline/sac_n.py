@@ -17,7 +17,7 @@ from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Params, Sample, So
 
 
 @record
-class Config:
+class Config(sources.Online):
     """Defaults: the authors' for halfcheetah, as in CORL (github.com/corl-team/CORL, algorithms/offline/sac_n.py and edac.py).
 
     There Hopper takes 200 to 500 critics with SAC-N and 50 with EDAC, Walker2d 20 with SAC-N.
@@ -73,5 +73,5 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
 
 def source(env: Env, config: Config, dataset) -> Source:
-    """Transitions of the dataset; the environment is only evaluated in."""
-    return sources.at_rest(dataset, batch_size=config.batch_size, num_batches=config.num_updates, gamma=config.gamma)
+    """Transitions of the dataset; with `online`, a mixture of them and of its own steps."""
+    return sources.of_data(env, config, dataset)

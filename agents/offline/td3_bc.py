@@ -20,7 +20,7 @@ from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Sample, Source
 
 
 @record
-class Config:
+class Config(sources.Online):
     """Defaults: TD3+BC's (arXiv:2106.06860, section 5 and appendix C), which are TD3's where TD3 has them.
 
     One update is `policy_delay` critic steps, each on a batch of its own, and one policy step after them.
@@ -109,6 +109,5 @@ def normalised(learner: Agent, spec: EnvSpec) -> Agent:
 
 
 def source(env: Env, config: Config, dataset) -> Source:
-    """Transitions of the dataset, for `policy_delay` critic steps at a time; the environment is only evaluated in."""
-    batch_size = config.policy_delay * config.batch_size
-    return sources.at_rest(dataset, batch_size=batch_size, num_batches=config.num_updates, gamma=config.gamma)
+    """Transitions of the dataset, or a mixture with its own (`online`), for `policy_delay` critic steps at a time."""
+    return sources.of_data(env, config, dataset, config.policy_delay * config.batch_size)

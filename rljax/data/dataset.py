@@ -101,10 +101,31 @@ def top_weights(dataset: Dataset, fraction: float) -> Float[np.ndarray, " E"]:
 
 def return_weights(dataset: Dataset, temperature: float) -> Float[np.ndarray, " E"]:
     """exp(G / temperature) of each episode's return G, scaled to [0, 1] over the dataset. arXiv:2306.13085 (RW)."""
-    if not temperature > 0.0:
-        raise UserError(f"temperature={temperature} must be above 0.")
+    return _scaled_exponential(np.asarray(dataset.episode_return, np.float64), temperature, "temperature")
+
+
+def advantage_weights(dataset: Dataset, temperature: float) -> Float[np.ndarray, " E"]:
+    """exp(A / temperature) of each episode's advantage A = G - V(s_0), scaled to [0, 1] over the dataset. arXiv:2306.13085 (AW).
+
+    V is the linear regression of returns on the observations that episodes start with, as in the authors' code. Where starts
+    decide much of the return, weights by return would draw lucky starts; these draw what was made of them.
+    """
+    first = np.asarray(dataset.transition.observation[dataset.start], np.float64)
+    inputs = np.concatenate([first.reshape(len(first), -1), np.ones((len(first), 1))], axis=1)
+    if len(inputs) <= inputs.shape[1]:
+        raise UserError(
+            f"advantage_temperature fits {inputs.shape[1]} numbers to the returns of {len(inputs)} episodes, which says nothing "
+            "of any; it needs more episodes than numbers."
+        )
     returns = np.asarray(dataset.episode_return, np.float64)
-    scaled = (returns - returns.min()) / max(returns.max() - returns.min(), 1e-8)
+    value = inputs @ np.linalg.lstsq(inputs, returns, rcond=None)[0]
+    return _scaled_exponential(returns - value, temperature, "advantage_temperature")
+
+
+def _scaled_exponential(score: Float[np.ndarray, " E"], temperature: float, name: str) -> Float[np.ndarray, " E"]:
+    if not temperature > 0.0:
+        raise UserError(f"{name}={temperature} must be above 0.")
+    scaled = (score - score.min()) / max(score.max() - score.min(), 1e-8)
     return np.exp((scaled - 1.0) / temperature)
 
 
@@ -139,6 +160,38 @@ def read(dataset: Dataset, row: Int[Array, " B"], gamma: Float[Array, ""]) -> Sa
     }
     steps = jax.tree.map(lambda x: x[row], dataset.transition).replace(extras=extras)
     return Sample(steps, gamma * (1.0 - steps.terminated), jnp.ones_like(steps.reward), row)
+
+
+@jax.jit
+def outcomes(dataset: Dataset, gamma: Float[Array, ""]) -> dict[str, Array]:
+    """What each step [N] led to until its episode ended, as `extras` of a sample:
+
+      outcome: discounted sum of its reward and those that followed.
+      outcome_discount: of the value of the last observation, which is missing in that sum; 0 where the episode terminated.
+
+    An episode that was truncated earned more than was recorded: `outcome` alone would call its last steps worth next to nothing.
+    """
+    steps = dataset.transition
+    last = steps.done
+    carry_on = jnp.where(last, 0.0, gamma)
+
+    def join(later, earlier):
+        return earlier[0] + earlier[1] * later[0], earlier[1] * later[1]
+
+    outcome, _ = jax.lax.associative_scan(join, (steps.reward, carry_on), reverse=True)
+    end = dataset.start + dataset.length - 1
+    left = (end[dataset.episode] + 1 - jnp.arange(dataset.size)).astype(jnp.float32)
+    terminated = steps.terminated[end][dataset.episode]
+    return {"outcome": outcome, "outcome_discount": jnp.where(terminated, 0.0, gamma**left)}
+
+
+def read_outcomes(dataset: Dataset, found: dict[str, Array], row: Int[Array, " B"]) -> dict[str, Array]:
+    """Those of `outcomes` at `row`, with `outcome_observation`, the last one of the episode."""
+    episode = dataset.episode[row]
+    end = dataset.start[episode] + dataset.length[episode] - 1
+    return {name: x[row] for name, x in found.items()} | {
+        "outcome_observation": dataset.transition.next_observation[end]
+    }
 
 
 @record

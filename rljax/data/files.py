@@ -39,7 +39,12 @@ NAMES = {
     "log_probs": ("log_probs", "log_prob"),
 }
 REQUIRED = ("observations", "actions", "rewards")
-OPTIONS = ("dones", "action_scale", "top", "temperature", "episodes")
+WEIGHTS = {
+    "top": dataset_lib.top_weights,
+    "temperature": dataset_lib.return_weights,
+    "advantage_temperature": dataset_lib.advantage_weights,
+}
+OPTIONS = ("dones", "action_scale", "episodes", *WEIGHTS)
 D4RL = {"terminated": "terminals", "truncated": "timeouts"}  # where its names are not ours
 HDF5 = (".hdf5", ".h5")
 
@@ -52,6 +57,7 @@ def load(name: str, spec: EnvSpec | None = None) -> Dataset:
       action_scale: what the file's actions are divided by to lie in [-1, 1].
       top: keep to the episodes of highest return that hold this share of all steps (0.1: the 10 % of 10 %BC).
       temperature: draw episodes in proportion to exp(scaled return / temperature).
+      advantage_temperature: the same by how much more they earned than was to be expected of their start.
       episodes: only the first so many.
 
     Args:
@@ -89,10 +95,11 @@ def finish(steps: Transition, path: str, options: dict[str, str], spec: EnvSpec 
             raise UserError(f"episodes={options['episodes']} must be from 1 to the {len(data.start)} of {path}.")
         end = int(data.start[count - 1] + data.length[count - 1])
         data = dataset_lib.from_transitions(_rows(steps, slice(0, end)))
-    if "top" in options:
-        data = dataset_lib.weighted(data, dataset_lib.top_weights(data, number(options, "top", 1.0)))
-    elif "temperature" in options:
-        data = dataset_lib.weighted(data, dataset_lib.return_weights(data, number(options, "temperature", 1.0)))
+    asked = [name for name in WEIGHTS if name in options]
+    if len(asked) > 1:
+        raise UserError(f"{path} can be weighted in one way at a time, not by {' and '.join(asked)}.")
+    for name in asked:
+        data = dataset_lib.weighted(data, WEIGHTS[name](data, number(options, name, 1.0)))
     return data
 
 

@@ -88,3 +88,24 @@ def read(replay: Replay, slot: Int[Array, " B"], gamma: Float[Array, ""], num_st
         next_observation=jax.tree.map(at_last, replay.data.next_observation),
     )
     return Sample(joined, discount, jnp.ones_like(reward), slot)
+
+
+def next_action(replay: Replay, slot: Int[Array, " B"]) -> dict[str, Array]:
+    """As `extras` of a sample: the `next_action` [B] taken after each step at `slot`, and whether it `has_next`, which it has not
+    where the episode ended or the step is the newest; there the action is its own."""
+    rows, num_envs = replay.data.reward.shape[0], replay.num_envs
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    newest = slot // num_envs == (replay.position - 1) % rows
+    has_next = ~(flat(replay.data.done)[slot] | newest)
+    following = jnp.where(has_next, (slot + num_envs) % (rows * num_envs), slot)
+    return {"next_action": flat(replay.data.action)[following], "has_next": has_next}
+
+
+def read_outcomes(replay: Replay, slot: Int[Array, " B"], gamma: Float[Array, ""], num_steps: int) -> dict[str, Array]:
+    """As `data.dataset.read_outcomes`: what followed the steps at `slot` until the episode ended, the newest row or `num_steps`."""
+    until = read(replay, slot, gamma, num_steps)
+    return {
+        "outcome": until.transition.reward,
+        "outcome_discount": until.discount,
+        "outcome_observation": until.transition.next_observation,
+    }

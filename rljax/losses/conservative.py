@@ -35,6 +35,15 @@ def sampled_conservative_gap(q: Float[Array, " M"], log_density: Float[Array, " 
     return conservative_gap(q - jax.lax.stop_gradient(log_density) - jnp.log(q.shape[0]), q_data)
 
 
+def calibrated_q(q: Float[Array, " M"], floor: Scalar) -> Float[Array, " M"]:
+    """max(Q, V_ref): what is pushed down of the values of the policy's actions. Below `floor`, a constant, it has no gradient.
+
+    Cal-QL: Nakamoto et al., 2023 (arXiv:2303.05479), with a Monte-Carlo return of the data as V_ref.
+    """
+    chex.assert_rank([q, floor], [1, 0])
+    return jnp.maximum(q, jax.lax.stop_gradient(floor))
+
+
 def multiplier_loss(log_multiplier: Scalar, gap: Scalar, target_gap: Number) -> Scalar:
     """alpha (target - gap): the Lagrange multiplier rises while the gap, a constant here, is above its target.
 
