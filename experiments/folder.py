@@ -161,16 +161,12 @@ def load(
         return Trained(program, states, program.steps(checkpoint))
 
 
-NETWORK = (
-    "hidden", "channels", "activation", "layer_norm", "dtype", "num_critics", "dueling", "memory", "normalize_observations"
-)  # fmt: skip
-
-
 def initial_agents(run_dir: str | pathlib.Path, program: Program) -> Any:
     """The states of a run's last checkpoint as those that the runs of `program` begin with: for each the one of its seed, [runs].
 
     Raises:
-      UserError: there is no run or checkpoint, or it is of another agent, environment or network, of a sweep, or lacks a seed.
+      UserError: there is no run or checkpoint; it is of another agent, environment or size of network, of a sweep, or lacks a
+        seed.
     """
     plan, before = program.plan, Folder(run_dir).plan()
     for what in ("agent", "env"):
@@ -183,17 +179,11 @@ def initial_agents(run_dir: str | pathlib.Path, program: Program) -> Any:
         raise UserError(
             f"--start_from={run_dir} is a sweep of {', '.join(before.sweep)}; start from a run at one point."
         )
-    old, new = catalog.fields(catalog.configure(before.agent, before.config)), catalog.fields(program.config)
-    for name in NETWORK:
-        if name in new and old[name] != new[name]:
-            raise UserError(
-                f"--start_from={run_dir} has agents of config.{name}={old[name]!r}, which cannot go on with {new[name]!r}."
-            )
-    if new.get("anneal_learning_rate"):
+    if catalog.fields(program.config).get("anneal_learning_rate"):
         raise UserError(
             f"--start_from={run_dir} has agents whose learning rate has fallen to 0; there is nothing to go on by."
         )
-    trained = load(run_dir, program.fleet.replicated)
+    trained = load(run_dir, sharding=program.fleet.replicated)
     seeds = [seed for _, seed in trained.program.runs]
     missing = [seed for _, seed in program.runs if seed not in seeds]
     if missing:

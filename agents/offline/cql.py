@@ -53,9 +53,7 @@ class Config(sources.Online):
     learn_temperature: bool = static(True)
     lagrange: bool = static(False)
     calibrate: bool = static(False)  # Cal-QL
-    outcome_steps: int = static(
-        200
-    )  # of the agent's own that count for what was earned, before a value stands for the rest
+    outcome_steps: int = static(200)  # of its own that count as earned, before a value stands for the rest
     entropy_in_target: bool = static(False)  # critics of continuous actions learn soft values
     double: bool = static(True)  # critics of discrete actions: Double DQN's target; False: the largest target value
     num_samples: int = static(10)  # actions of each law in a soft maximum over continuous ones
@@ -134,10 +132,10 @@ def earned(batch: Sample, end_value, config: Config):
 def make_continuous(spec: EnvSpec, config: Config) -> Agent:
     policy, critic = sac.networks(spec, config)
 
-    def sampled_actions(policy_params, steps, key: Key):
+    def sampled_actions(policy_params, steps, keys):
         """Actions [3 n, B, A] and their log densities [3 n, B]: n each of the uniform law, of pi(s) and of pi(s')."""
         num_samples, size = config.num_samples, steps.reward.shape[0]
-        uniform_key, key, next_key = jax.random.split(key, 3)
+        uniform_key, key, next_key = keys
         uniform = distributions.uniform_action(spec.action, num_samples * size, uniform_key)
         uniform = uniform.reshape(num_samples, size, -1)
         uniform_log_density = distributions.uniform_log_prob(spec.action, num_samples * size).reshape(num_samples, size)
@@ -157,11 +155,10 @@ def make_continuous(spec: EnvSpec, config: Config) -> Agent:
 
     def penalty(critic_params, state: State, batch: Sample, key: Key):
         steps = batch.transition
-        actions_key, end_key = jax.random.split(key)
-        actions, log_density = sampled_actions(state.policy.params, steps, actions_key)
-        q_of = lambda action: q_taken(
-            critic, spec, critic_params, steps.observation, action
-        )  # all at s, those of pi(s') too
+        *keys, end_key = jax.random.split(key, 4)
+        actions, log_density = sampled_actions(state.policy.params, steps, keys)
+        # all at s, those of pi(s') too
+        q_of = lambda action: q_taken(critic, spec, critic_params, steps.observation, action)
         q, q_data = jax.vmap(q_of, out_axes=-1)(actions), q_of(steps.action)  # [E, B, 3 n], [E, B]
         metrics = {}
         if config.calibrate:

@@ -45,7 +45,7 @@ class Config:
     reward_scale: float = 1.0  # of what the network learns; values are in the environment's own units
     num_samples: int = static(
         1
-    )  # actions of the policy for an estimate; with its log_prob, the mean over discrete ones is exact
+    )  # actions for an estimate; the mean over discrete ones is exact by the policy's log_prob
     hidden: tuple[int, ...] = static((256, 256))
     channels: tuple[int, ...] = static(())  # of 3 x 3 convolutions before the hidden layers
     activation: str = static("relu")

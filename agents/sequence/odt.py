@@ -35,9 +35,7 @@ class Config(dt.Config):
     temperature_learning_rate: float = 1e-4
     initial_temperature: float = 0.1
     entropy_per_dimension: float = -1.0  # target entropy of continuous actions, times their number of dimensions
-    entropy_share: float = (
-        0.2  # target entropy of discrete actions, as a share of the largest possible; not in the paper
-    )
+    entropy_share: float = 0.2  # the same of discrete ones, as a share of the largest possible; not in the paper
     acting_context: int = static(5)  # steps that are seen while acting
     embed_time: bool = static(False)  # whether tokens tell a step's place in its episode
     num_layers: int = static(4)

@@ -44,7 +44,7 @@ class Config:
     num_best: int = static(75)  # of these, by which commands are chosen
     random_steps: int = static(
         0
-    )  # before the first update, where there is no dataset; at least one episode in each environment
+    )  # before the first update, without a dataset; at least one episode in each environment
 
 
 class State(NamedTuple):

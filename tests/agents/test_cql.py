@@ -135,6 +135,65 @@ def test_discrete_losses_from_the_networks_outputs(double):
     np.testing.assert_allclose(metrics["critic/gap"], gap.mean(), rtol=1e-5)
 
 
+def with_outcomes(batch, outcome, discount=0.0):
+    """The batch, and what its steps led to: an outcome, a discount of what was left, and the observation that it was left at."""
+    size = len(batch.weight)
+    extras = {"outcome": jnp.full(size, outcome), "outcome_discount": jnp.full(size, discount)}
+    steps = batch.transition.replace(extras=extras | {"outcome_observation": batch.transition.observation[::-1]})
+    return batch.replace(transition=steps)
+
+
+def test_calibrated_discrete_loss_from_the_networks_outputs():
+    """Cal-QL: max(Q, what was earned) within the soft maximum, Q itself of the data. A value stands for what was left."""
+    spec, config = SPECS["discrete"], SMALL.replace(calibrate=True, reward_scale=2.0)
+    before, batch, (_, critic) = start(spec), with_outcomes(sample(spec), 0.05, 0.5), sac.networks(spec, config)
+    _, metrics = update(spec, config, before, batch)
+    steps, rows = batch.transition, np.arange(128)
+    at_end = np.float64(critic.apply(before.target_critic, steps.extras["outcome_observation"])).min(0).max(-1)
+    floor = 2.0 * 0.05 + 0.5 * at_end
+    q = np.float64(critic.apply(before.critic.params, steps.observation))
+    calibrated = np.maximum(q, floor[:, None])
+    assert 0.1 < (calibrated > q).mean() < 0.9
+    np.testing.assert_allclose(metrics["critic/calibrated"], (calibrated > q).mean(), atol=1e-6)
+    gap = np.log(np.exp(calibrated).sum(-1)) - q[:, rows, np.asarray(steps.action)]
+    np.testing.assert_allclose(metrics["critic/gap"], gap.mean(), rtol=1e-5)
+
+
+def test_calibrated_continuous_gap():
+    """A floor below all values changes nothing; one above them all stands in for the policy's values, not the uniform law's."""
+    spec, config = EnvSpec((3,), Continuous((1,))), SMALL.replace(num_samples=2000)
+    state, batch = start(spec), sample(spec, size=4)
+    state = state._replace(policy=state.policy._replace(params=policy_of(state.policy.params, 0.0)))
+    plain = update(spec, config, state, batch)[1]
+    config = config.replace(calibrate=True)
+    low, high = (update(spec, config, state, with_outcomes(batch, floor))[1] for floor in (-100.0, 100.0))
+    np.testing.assert_allclose(low["critic/gap"], plain["critic/gap"], rtol=1e-5)
+    assert low["critic/calibrated"] == 0.0 and high["critic/calibrated"] == 1.0
+    steps, (_, critic) = batch.transition, sac.networks(spec, config)
+    q_data = np.float64(critic.apply(state.critic.params, steps.observation, steps.action))
+    # E 1/pi over samples of pi is the box's volume, 2: of three laws two have weight exp(100) x 2 each
+    np.testing.assert_allclose(high["critic/gap"], 100.0 + np.log(2.0 * 2.0 / 3.0) - q_data.mean(), atol=0.15)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_calibrated_values_of_the_data_alone_go_on_rising(kind):
+    """Below the floor nothing is pushed down, so the conservative loss's gradient is that of -Q of the data (and of the uniform
+    law's values, which are not calibrated)."""
+    spec = SPECS[kind]
+    config = SMALL.replace(calibrate=True, conservative_weight=1000.0, critic_learning_rate=1e-4)
+    before, batch = start(spec), with_outcomes(sample(spec), 100.0)
+    after, _ = update(spec, config, before, batch)
+    _, critic = sac.networks(spec, config)
+    steps, rows = batch.transition, np.arange(128)
+
+    def q_data(params):
+        if kind == "discrete":
+            return critic.apply(params, steps.observation)[:, rows, steps.action]
+        return critic.apply(params, steps.observation, steps.action)
+
+    assert (q_data(after.critic.params) - q_data(before.critic.params)).mean() > 0.0
+
+
 def test_each_loss_moves_its_own_network_alone():
     spec = SPECS["continuous"]
     before, after, _ = one_update(spec, SMALL.replace(policy_learning_rate=0.0, target_rate=0.0))

@@ -83,6 +83,38 @@ def test_weights_by_return(data):
     np.testing.assert_allclose(weight / weight[0], np.exp([0.0, 0.25 / 0.5, 1.0 / 0.5]), rtol=1e-6)
 
 
+def test_weights_by_advantage_leave_out_what_the_start_explains():
+    """Returns are 10 times the start and 0, 1 or 3 more; by return the best start wins, by advantage what was made of it."""
+    start, more = np.arange(12.0), np.tile([0.0, 1.0, 3.0], 4)
+    one = np.ones(12, bool)
+    episodes = Transition(
+        np.float32(start)[:, None], np.zeros((12, 1), np.float32), np.float32(10.0 * start + more), one, ~one,
+        np.float32(start)[:, None],
+    )  # fmt: skip
+    data = lib.from_transitions(episodes)
+    inputs = np.stack([start, np.ones(12)], 1)
+    advantage = 10.0 * start + more - inputs @ np.linalg.solve(inputs.T @ inputs, inputs.T @ (10.0 * start + more))
+    weight = lib.advantage_weights(data, 0.5)
+    np.testing.assert_allclose(np.log(weight), (advantage - advantage.max()) / np.ptp(advantage) / 0.5, atol=1e-4)
+    assert set(np.argsort(weight)[-4:]) == {2, 5, 8, 11}
+    with pytest.raises(UserError, match="needs more episodes than numbers"):
+        lib.advantage_weights(lib.from_transitions(jax.tree.map(lambda x: x[:2], episodes)), 0.5)
+    with pytest.raises(UserError, match="advantage_temperature=0.0 must be above 0"):
+        lib.advantage_weights(data, 0.0)
+
+
+def test_outcomes_are_what_was_earned_until_the_end_and_what_was_left(data):
+    """The episodes: 1, 2, 3 and terminated; 10 and truncated; 4, 5, 6, 7 where the recording stopped."""
+    found = lib.outcomes(data, jnp.float32(0.5))
+    outcome = [2.75, 3.5, 3, 10, 8.875, 9.75, 9.5, 7]
+    np.testing.assert_allclose(found["outcome"], outcome)
+    np.testing.assert_allclose(found["outcome_discount"], [0, 0, 0, 0.5, 0.5**4, 0.5**3, 0.5**2, 0.5])
+    rows = jnp.array([1, 3, 4, 7])
+    read = lib.read_outcomes(data, found, rows)
+    np.testing.assert_allclose(read["outcome"], np.array(outcome)[np.array(rows)])
+    np.testing.assert_allclose(read["outcome_observation"][:, 0], [2.5, 3.5, 7.5, 7.5])
+
+
 @pytest.mark.parametrize("weight", [[0.0, 0.0, 0.0], [-1.0, 1.0, 1.0], [np.nan, 1.0, 1.0]])
 def test_weights_that_are_none_are_refused(data, weight):
     with pytest.raises(UserError, match="finite and not negative"):

@@ -64,7 +64,7 @@ def test_likelihoods_of_the_actions_are_kept(tmp_path):
     np.testing.assert_allclose(again.transition.extras["log_prob"], log_probs[:3] + np.log(2.0), rtol=1e-6)
     dropped = files.load(written(tmp_path, log_probs=log_probs, next_observations=None), SPEC)
     np.testing.assert_array_equal(dropped.transition.extras["log_prob"], log_probs[:5])
-    with pytest.raises(UserError, match=r"has log_probs of shape \(6, 1\), not one number a step"):
+    with pytest.raises(UserError, match=r"has log_probs of shape \(6, 1\), not one a step"):
         files.load(written(tmp_path, log_probs=log_probs[:, None]), SPEC)
 
 

@@ -153,3 +153,36 @@ def test_prioritised_replay_wants_priorities():
     learner = train.make(dqn.make(env.spec, config), source)
     with pytest.raises(ValueError, match="returns a `priority` for each sample"):
         jax.eval_shape(lambda key: learner.step(learner.init(key)), jax.random.key(0))
+
+
+@pytest.mark.parametrize("num_adds", [1, 3, 5, 9])
+def test_the_next_action_is_that_of_the_next_step_of_the_same_episode(num_adds):
+    ring, steps = filled(num_adds)
+    kept = min(num_adds * LENGTH, ROWS)
+    found = replay.next_action(ring, jnp.arange(kept * NUM_ENVS))
+    reward = np.asarray(replay.read(ring, jnp.arange(kept * NUM_ENVS), GAMMA).transition.reward)
+    last = len(steps.reward) - 1
+    for slot, value in enumerate(reward):
+        ((row, env),) = np.argwhere(steps.reward == value)
+        followed = row < last and not (steps.terminated | steps.truncated)[row, env]
+        assert found["has_next"][slot] == followed
+        assert found["next_action"][slot] == steps.action[row + 1 if followed else row, env]
+
+
+def test_outcomes_end_with_the_episode_the_newest_row_or_after_so_many_steps():
+    ring, steps = filled(9)
+    slots = jnp.arange(ROWS * NUM_ENVS)
+    found = replay.read_outcomes(ring, slots, jnp.float32(GAMMA), 3)
+    reward = np.asarray(replay.read(ring, slots, GAMMA).transition.reward)
+    for slot, value in enumerate(reward):
+        ((row, env),) = np.argwhere(steps.reward == value)
+        outcome, discount = 0.0, 1.0
+        for row in range(int(row), min(row + 3, len(steps.reward))):  # noqa: B020
+            outcome, discount = outcome + discount * steps.reward[row, env], discount * GAMMA
+            if steps.terminated[row, env] or steps.truncated[row, env]:
+                break
+        np.testing.assert_allclose(found["outcome"][slot], outcome, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            found["outcome_discount"][slot], 0.0 if steps.terminated[row, env] else discount, rtol=1e-5
+        )
+        np.testing.assert_array_equal(found["outcome_observation"][slot], steps.next_observation[row, env])

@@ -75,3 +75,11 @@ def test_gradient_similarity_of_a_flat_critic_is_zero_with_a_finite_slope():
     value, slope = jax.value_and_grad(conservative.gradient_similarity)(gradient)
     assert value == 0.0
     assert np.isfinite(slope).all()
+
+
+def test_calibrated_q_is_the_floor_below_it_and_has_no_slope_there():
+    q, floor = jnp.array([-1.0, 0.5, 2.0]), jnp.float32(0.5001)
+    np.testing.assert_allclose(conservative.calibrated_q(q, floor), [0.5001, 0.5001, 2.0])
+    of_q, of_floor = jax.grad(lambda q, floor: conservative.calibrated_q(q, floor).sum(), (0, 1))(q, floor)
+    np.testing.assert_array_equal(of_q, [0.0, 0.0, 1.0])
+    assert of_floor == 0.0
