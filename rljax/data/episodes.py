@@ -115,7 +115,7 @@ def fill(episodes: Episodes, dataset: Dataset) -> Episodes:
     read = start[:, None] + jnp.minimum(jnp.arange(row_length), length[:, None] - 1)
     write = lambda old, new: old.at[:room].set(new.astype(old.dtype))
     return episodes.replace(
-        data=jax.tree.map(lambda old, x: write(old, x[read]), episodes.data, dataset.transition),
+        data=jax.tree.map(lambda old, x: write(old, x[read]), episodes.data, dataset.transition.replace(extras={})),
         paid=write(episodes.paid, returns[:, None] - dataset.return_to_go[read]),
         episode_return=write(episodes.episode_return, returns),
         length=write(episodes.length, length),
