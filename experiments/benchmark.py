@@ -5,6 +5,7 @@
   python -m rljax.experiments.benchmark --handwritten         PPO against the same by hand, turn by turn
   python -m rljax.experiments.benchmark --seeds               16 seeds against 16 times one seed
   python -m rljax.experiments.benchmark --peers=.venv-peers/bin/python    against rejax and Stable-Baselines3 (make benchmark-peers)
+  python -m rljax.experiments.benchmark --offline_peers=.venv-peers/bin/python      offline agents against d3rlpy, turn by turn
 
 Machines are noisy: compare ratios of one run, not numbers of two. Times are medians and leave compiling out.
 """
@@ -31,6 +32,7 @@ FLAGS = flags.FLAGS
 CASES = ("ppo:gymnax/CartPole-v1", "dqn:gymnax/CartPole-v1", "sac:gymnax/Pendulum-v1", "td3:gymnax/Pendulum-v1")
 CHUNK_SECONDS = 2.0  # of a timed chunk, about
 PEERS = ("rejax", "stable-baselines3")
+OFFLINE = ("iql", "cql", "td3_bc", "dt")
 
 
 def define_flags():
@@ -42,6 +44,7 @@ def define_flags():
     flags.DEFINE_bool("seeds", False, "Compare 16 seeds in one program with 16 times one seed.")
     flags.DEFINE_string("peers", None, "Python of an environment with rejax and Stable-Baselines3.")
     flags.DEFINE_integer("peer_steps", 500_000, "Environment steps of the comparison with peers.")
+    flags.DEFINE_string("offline_peers", None, "Python of an environment with d3rlpy.")
     flags.DEFINE_string("out", None, "Also write the numbers to this JSON file.")
     flags.DEFINE_bool("debug", False, "Show the traceback of errors.")
 
@@ -54,6 +57,8 @@ def main(argv):
         results = seeds(FLAGS.repetitions)
     elif FLAGS.peers:
         results = peers(FLAGS.peers, FLAGS.peer_steps)
+    elif FLAGS.offline_peers:
+        results = offline_peers(FLAGS.offline_peers, FLAGS.repetitions)
     else:
         results = [case(*text.split(":", 1), FLAGS.num_seeds, FLAGS.layout, FLAGS.repetitions) for text in FLAGS.cases]
     show(results)
@@ -168,20 +173,40 @@ def peers(python: str, steps: int) -> list[dict]:
 
     Raises ValueError where that Python has them not.
     """
-    script = pathlib.Path(__file__).parent / "benchmarks" / "peers.py"
     results = []
     for name in ("rljax", *PEERS):
-        command = [sys.executable if name == "rljax" else python, str(script), name, str(steps)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"{name} did not run in {python}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-        results.append(
-            {"what": f"PPO CartPole, {name}", "num_seeds": 1, **json.loads(done.stdout.strip().splitlines()[-1])}
-        )
+        found = by_script("peers.py", python, name, str(steps))
+        results.append({"what": f"PPO CartPole, {name}", "num_seeds": 1, **found})
     for entry in results[1:]:
         ratio = entry["total_seconds"] / results[0]["total_seconds"]
         entry["ratio"] = {"to": "seconds of rljax, all included", "median": ratio, "min": ratio, "max": ratio}
     return results
+
+
+def offline_peers(python: str, repetitions: int) -> list[dict]:
+    """Updates a second of offline agents on one thread, this library and d3rlpy in turns. Raises as `peers`."""
+    results = []
+    for agent in OFFLINE:
+        rates = {"rljax": [], "d3rlpy": []}
+        for _ in range(repetitions):
+            for name, found in rates.items():
+                found.append(by_script("offline_peers.py", python, name, agent)["updates_per_second"])
+        ratios = [a / b for a, b in zip(*rates.values())]
+        ratio = {"to": "d3rlpy", "median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+        for name, found in rates.items():
+            results.append({"what": f"{agent}, {name}", "updates_per_second": round(statistics.median(found), 1)})
+        results[-2]["ratio"] = ratio
+    return results
+
+
+def by_script(script: str, python: str, library: str, *arguments: str) -> dict:
+    """What a script of benchmarks/ prints of a library: of this one by this Python, of others by theirs."""
+    path = pathlib.Path(__file__).parent / "benchmarks" / script
+    command = [sys.executable if library == "rljax" else python, str(path), library, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{library} did not run in {python}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def peak_memory() -> int:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax import sources
+from rljax.errors import UserError
 from rljax.losses import actor_critic
 from rljax.losses.value import td_target
 from rljax.networks.ensemble import ensemble
@@ -76,18 +77,28 @@ def no_penalty(critic_params: Params, state: State, batch: Sample, key: Key):
 
 
 def make(
-    spec: EnvSpec, config: Config = Config(), penalty: Callable = no_penalty, entropy_in_target: bool = True
+    spec: EnvSpec,
+    config: Config = Config(),
+    penalty: Callable = no_penalty,
+    entropy_in_target: bool = True,
+    num_target_critics: int | None = None,
 ) -> Agent:
     """SAC for continuous actions in [-1, 1] or discrete ones. Reads a `Sample` [B] at a time.
 
-    The last two arguments are for offline agents that are SAC with a warier critic (agents/offline/cql.py, sac_n.py); then
+    The last three arguments are for agents that are SAC with another critic (agents/offline/cql.py, sac_n.py, rlpd.py); then
     `config` is theirs, with the fields of this one that say how to learn and with which networks.
 
     Args:
       penalty: (critic params, state, batch, key) -> (loss, metrics), added to the critics' loss, which is half the squared
         error, summed over critics.
       entropy_in_target: whether the critics learn soft values; the policy is paid for its entropy in any case.
+      num_target_critics: how many of the target critics, drawn anew for each update, a target is the lowest of; the policy
+        then follows the mean of all critics. None: the lowest of all, for both.
+    Raises:
+      UserError: there are not so many critics.
     """
+    if num_target_critics is not None and not 0 < num_target_critics <= config.num_critics:
+        raise UserError(f"num_target_critics={num_target_critics} must be from 1 to num_critics={config.num_critics}.")
     continuous = isinstance(spec.action, Continuous)
     policy, critic = networks(spec, config)
     policy_optimiser = optax.adam(config.policy_learning_rate)
@@ -101,17 +112,29 @@ def make(
     def distribution(policy_params, observation):
         return soft_policy(spec, policy.apply(policy_params, observation))
 
-    def soft_values(policy_params, critic_params, temperature, observation, key):
-        """Soft values of the policy [B], and its entropies [B]: from one action each, or exact where actions are discrete."""
+    def soft_values(policy_params, critic_params, temperature, observation, key, those=lambda q: q):
+        """Soft values of the policy [B], and its entropies [B]: from one action each, or exact where actions are discrete.
+
+        those: (Q [E, ...]) -> the ones that the lowest is taken of.
+        """
         acting = distribution(policy_params, observation)
         if continuous:
             action, log_prob = acting.sample_and_log_prob(seed=key)
-            q = q_taken(critic, spec, critic_params, observation, action)
+            q = those(q_taken(critic, spec, critic_params, observation, action))
             return jax.vmap(actor_critic.soft_value, (1, 0, None))(q, log_prob, temperature), -log_prob
-        q = critic.apply(critic_params, observation)
+        q = those(critic.apply(critic_params, observation))
         log_probs = jax.nn.log_softmax(acting.logits)
         values = jax.vmap(actor_critic.expected_soft_value, (1, 0, None))(q, log_probs, temperature)
         return values, acting.entropy()
+
+    def some(key):
+        """Some of the critics, drawn by `key`; all of them without `num_target_critics`."""
+        if num_target_critics is None:
+            return lambda q: q
+        chosen = jax.random.choice(key, config.num_critics, (num_target_critics,), replace=False)
+        return lambda q: q[chosen]
+
+    in_policy_loss = (lambda q: q) if num_target_critics is None else lambda q: q.mean(axis=0, keepdims=True)
 
     def init(key: Key) -> State:
         policy_key, critic_key = jax.random.split(key)
@@ -133,11 +156,13 @@ def make(
         return log_prob_of(distribution(state.policy.params, observation), spec, action, explore)
 
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
-        target_key, policy_key, penalty_key = jax.random.split(key, 3)
+        target_key, policy_key, penalty_key, choice_key = jax.random.split(key, 4)
         steps = batch.transition
         temperature = jnp.exp(state.temperature.params)
         price = temperature if entropy_in_target else 0.0
-        next_value, _ = soft_values(state.policy.params, state.target_critic, price, steps.next_observation, target_key)
+        next_value, _ = soft_values(
+            state.policy.params, state.target_critic, price, steps.next_observation, target_key, some(choice_key)
+        )
         target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
 
         def critic_loss(params):
@@ -151,7 +176,9 @@ def make(
         critic_model, critic_metrics = descend(critic_optimiser, state.critic, critic_loss)
 
         def policy_loss(params):
-            value, entropy = soft_values(params, critic_model.params, temperature, steps.observation, policy_key)
+            value, entropy = soft_values(
+                params, critic_model.params, temperature, steps.observation, policy_key, in_policy_loss
+            )
             return -value.mean(), {"loss/policy": -value.mean(), "policy/entropy": entropy.mean()}
 
         policy_model, policy_metrics = descend(policy_optimiser, state.policy, policy_loss)
