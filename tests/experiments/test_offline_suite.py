@@ -13,7 +13,7 @@ def test_every_row_is_an_agent_and_settings_that_it_has(row):
     agent, changes, _ = offline_suite.ROWS[row]
     for dataset in offline_suite.DATASETS:
         catalog.configure(agent, {**catalog.tuned(agent, dataset.rpartition("/")[0]), **changes})
-    assert catalog.learns_from_data(agent)
+    assert catalog.takes_data(agent)
 
 
 def test_scores_lie_between_random_actions_and_the_best_policy():
