@@ -157,18 +157,21 @@ def make_continuous(spec: EnvSpec, config: Config) -> Agent:
         steps = batch.transition
         *keys, end_key = jax.random.split(key, 4)
         actions, log_density = sampled_actions(state.policy.params, steps, keys)
-        # all at s, those of pi(s') too
-        q_of = lambda action: q_taken(critic, spec, critic_params, steps.observation, action)
-        q, q_data = jax.vmap(q_of, out_axes=-1)(actions), q_of(steps.action)  # [E, B, 3 n], [E, B]
+        # all at s, those of pi(s') too; as one batch, which is a quarter faster on CPUs than one for each action
+        merge = lambda x: x.reshape(-1, *x.shape[2:])
+        observation = jnp.broadcast_to(steps.observation, (len(actions), *steps.observation.shape))
+        q = q_taken(critic, spec, critic_params, merge(observation), merge(actions))
+        q = q.reshape(len(q), *log_density.shape)  # [E, 3 n, B]
+        q_data = q_taken(critic, spec, critic_params, steps.observation, steps.action)  # [E, B]
         metrics = {}
         if config.calibrate:
             floor = earned(batch, value_at_end(state, steps.extras["outcome_observation"], end_key), config)
-            of_policy = q[..., config.num_samples :]  # the uniform law's values have no floor
-            metrics = {"critic/calibrated": (of_policy < floor[:, None]).mean()}
-            of_policy = jax.vmap(jax.vmap(conservative.calibrated_q), (0, None))(of_policy, floor)
-            q = jnp.concatenate([q[..., : config.num_samples], of_policy], axis=-1)
-        each_critic = jax.vmap(jax.vmap(conservative.sampled_conservative_gap), (0, None, 0))
-        loss, found = conservative_loss(state.multiplier, each_critic(q, log_density.T, q_data), batch.weight, config)
+            of_policy = q[:, config.num_samples :]  # the uniform law's values have no floor
+            metrics = {"critic/calibrated": (of_policy < floor).mean()}
+            of_policy = jax.vmap(jax.vmap(conservative.calibrated_q, (1, 0), 1), (0, None))(of_policy, floor)
+            q = jnp.concatenate([q[:, : config.num_samples], of_policy], axis=1)
+        each_critic = jax.vmap(jax.vmap(conservative.sampled_conservative_gap, (1, 1, 0)), (0, None, 0))
+        loss, found = conservative_loss(state.multiplier, each_critic(q, log_density, q_data), batch.weight, config)
         return loss, found | metrics
 
     agent = sac.make(spec, config, penalty, config.entropy_in_target)
