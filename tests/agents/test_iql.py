@@ -50,10 +50,19 @@ def test_policy_follows_the_observation(value_loss, continuous, random_data, lea
         np.testing.assert_array_equal(action, [0, 1])
 
 
-def test_reaches_the_optimum_of_a_finite_mdp(random_data, learn_offline, optimal_q):
-    """Full coverage and an expectile near 1: the greedy policy is the exact optimum's wherever actions differ in value."""
+@pytest.mark.parametrize(
+    "value_loss, lean, scale",
+    [("expectile", 0.98, 1.0), ("gumbel", 0.03, 1.0), ("chi_square", 0.8, 100.0), ("total_variation", 0.95, 1.0)],
+)
+def test_reaches_the_optimum_of_a_finite_mdp(value_loss, lean, scale, random_data, learn_offline, optimal_q):
+    """Full coverage and values near the best action's: the greedy policy is the exact optimum's where actions differ in value.
+
+    The chi square sees differences of 2 and more, hence the scale; of four actions drawn alike, 0.8 then gives the best one's.
+    """
     env = tabular.gridworld(3, 3, discount=0.9)
-    config = SMALL.replace(lean=0.98, inverse_temperature=20.0, hidden=(64,))
+    config = SMALL.replace(
+        value_loss=value_loss, lean=lean, reward_scale=scale, inverse_temperature=20.0 / scale, hidden=(64,)
+    )
     agent, state = learn_offline(iql, config, env, random_data(env, 32, 128), 2000)
     num_states = env.spec.observation_shape[0]
     action, _, _ = agent.act(state, jnp.eye(num_states), (), jax.random.key(0), False)
