@@ -35,11 +35,11 @@ def agent(name: str) -> ModuleType:
     """The module of an agent: its Config, make(spec, config) and source(env, config).
 
     Args:
-      name: one of AGENTS, or the module of an agent of your own, as in `my_package.my_agent`.
+      name: one of AGENTS, or the module of an agent of your own, as in `my_agent` or `my_package.my_agent`.
     Raises:
       UserError: there is no such agent, or the module lacks what an agent's has.
     """
-    if name not in AGENTS and "." not in name:
+    if name not in AGENTS and "." not in name and importlib.util.find_spec(name) is None:
         raise UserError(f"Unknown agent {name!r}; {nearest(name, AGENTS)}")
     try:
         module = importlib.import_module(AGENTS.get(name, name))

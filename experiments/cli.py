@@ -68,6 +68,11 @@ def defaults(argv: list[str]) -> dict[str, Any]:
             FLAGS.set_default(name, getattr(initial, name))
         if peek(argv, "agent") in (None, initial.agent):
             config = catalog.fields(catalog.configure(initial.agent, initial.config))
+            if catalog.needs_data(initial.agent) and "online" not in config and "num_envs" not in config:
+                raise UserError(
+                    f"--start_from={start_from} is a run of {initial.agent}, which learns from data alone and cannot go on in the "
+                    "environment."
+                )
             return config | ({"online": True} if "online" in config else {})
     agent, env = peek(argv, "agent") or FLAGS["agent"].default, peek(argv, "env") or FLAGS["env"].default
     config = catalog.agent(agent).Config()

@@ -11,6 +11,7 @@ Names take the options of files, and `transitions`: how many are made (100,000).
 """
 
 import math
+import pathlib
 import zlib
 from collections.abc import Callable
 
@@ -27,6 +28,7 @@ from rljax.envs.pointmaze import PointMaze
 from rljax.envs.wrappers import TimeLimit
 from rljax.errors import UserError
 from rljax.experiments import ladders
+from rljax.names import nearest
 from rljax.types import EnvSpec, Transition
 
 TRANSITIONS = 100_000
@@ -86,6 +88,10 @@ def load(name: str, spec: EnvSpec) -> Dataset:
             raise UserError(
                 f"Only datasets that are made take `transitions`; of the file {path} take ?episodes=NUMBER."
             )
+        if not pathlib.Path(path).exists() and not pathlib.Path(path).suffix and env_name:
+            raise UserError(
+                f"There is no dataset {path}: no such folder, and no such tier of data; {nearest(tier, TIERS)}"
+            )
         steps = files.read(path, options)
     return files.finish(steps, path, options, spec)
 
@@ -97,7 +103,10 @@ def _make(env_name: str, tier: str, transitions: int) -> Transition:
     if transitions < NUM_ENVS:
         raise UserError(f"transitions={transitions} must be at least {NUM_ENVS}.")
     parts = TIERS[tier](env_name, env)
-    num_envs = NUM_ENVS // len(parts)
+    whole = 2 * max(
+        part.spec.episode_length or 1 for part, *_ in parts
+    )  # steps of which the most are of whole episodes
+    num_envs = max(1, min(NUM_ENVS // len(parts), transitions // (len(parts) * whole)))
     length = math.ceil(transitions / (num_envs * len(parts)))
     key = jax.random.fold_in(jax.random.key(DATA), zlib.crc32(f"{env_name}/{tier}".encode()))
     keys = [key] if len(parts) == 1 else jax.random.split(key, len(parts))

@@ -116,7 +116,12 @@ class Trained(NamedTuple):
 
         The function: (observation [...], memory, key, reward=0) -> (action [...], memory), without batch axes. `reward` is
         what the step before paid; agents that aim at a return want to know it.
+
+        Raises:
+          UserError: there are not so many agents.
         """
+        if not 0 <= index < len(self.program.runs):
+            raise UserError(f"index={index} must be from 0 to {len(self.program.runs) - 1}, one of the run's agents.")
         agent, state = self.program.agent(self.program.runs[index][0]), parallel.select(self.states, index)
 
         @jax.jit

@@ -284,7 +284,7 @@ def print_table(result: dict[str, Any]) -> None:
     for name in ("policy", "true", *ESTIMATES, "effective episodes"):
         table.add_column(name, justify="left" if name == "policy" else "right")
     for policy in result["policies"]:
-        where = " ".join([policy["run_dir"], *(f"{k}={v:g}" for k, v in policy["point"].items())])
+        where = " ".join([pathlib.Path(policy["run_dir"]).name, *(f"{k}={v:g}" for k, v in policy["point"].items())])
         numbers = [policy[name] for name in ("true", *ESTIMATES, "effective_sample_size")]
         table.add_row(f"{where} seed {policy['seed']}", *map(cli.number, numbers))
     for measure in ("rank_correlation", "regret_at_1") if result["ranking"] else ():

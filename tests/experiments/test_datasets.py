@@ -79,10 +79,19 @@ def test_any_environment_has_random_data():
         ("gymnax/CartPole-v1/stitch", "Only PointMazes have the tier 'stitch'.*CartPole-v1/random"),
         ("gymnax/CartPol/random", "nearest: gymnax/CartPole-v1"),
         (f"{UMAZE}/stitch?transitions=3", "transitions=3 must be at least 50"),
-        (f"{UMAZE}/stich", "There is no dataset"),
+        (f"{UMAZE}/stich", "no such tier of data; nearest: stitch"),
         ("data.npz?transitions=5", "Only datasets that are made take `transitions`"),
     ],
 )
 def test_what_there_is_not_is_said(name, sentence):
     with pytest.raises(UserError, match=sentence):
         datasets.load(name, make(UMAZE).spec)
+
+
+def test_few_steps_are_of_whole_episodes_all_the_same():
+    """CartPole's episodes last up to 500 steps: 5,000 are recorded in 5 environments, not in 50 of 100 steps each."""
+    env = make("gymnax/CartPole-v1")
+    data = datasets.load("gymnax/CartPole-v1/expert?transitions=5000", env.spec)
+    assert (
+        data.size == 5000 and int(data.length.max()) > 100 and int(data.transition.terminated.sum()) < len(data.start)
+    )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -81,3 +83,13 @@ def test_what_cannot_go_on_is_said_before_anything_is_written(offline, tmp_path,
     with pytest.raises(UserError, match=sentence):
         runner.run(going_on(offline, **changes), Folder(tmp_path / "run"), quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_knows_the_data_alone_is_not_sent_into_the_environment(offline, tmp_path):
+    where = Folder(tmp_path / "bc")
+    runner.run(dataclasses.replace(offline[1], agent="bc"), where, quiet=True)
+    command = [sys.executable, "-m", "rljax.experiments.train", f"--start_from={where.path}", "--steps=80"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2 and "learns from data alone and cannot go on in the environment" in done.stderr
+    with pytest.raises(UserError, match="index=3 must be from 0 to 2"):
+        folder.load(where.path).policy(index=3)
