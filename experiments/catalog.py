@@ -28,6 +28,7 @@ AGENTS = {
     "rvs": "rljax.agents.sequence.rvs",
     "odt": "rljax.agents.sequence.odt",
     "udrl": "rljax.agents.sequence.udrl",
+    "max_causal_entropy": "rljax.agents.inverse.max_causal_entropy",
 }
 
 

@@ -11,7 +11,7 @@ rljax/data/files.py); train on each by --dataset=NAME. The first two hold the ac
 them, for off-policy evaluation.
 
 Environments of Gymnasium are stepped on the host, one at a time, so their episodes are whole but for the last of each agent.
-Elsewhere the last episode of each of --num_envs is cut: for whole ones let each have many steps.
+Elsewhere the last episode of each of --num_envs is cut; by default there are few enough for most to be whole.
 """
 
 import math
@@ -110,11 +110,13 @@ def roll(
     """About `transitions` steps [N], those of one agent after those of another.
 
     Args:
-      num_envs: environments side by side, NUM_ENVS where it is None; on the host there is but one.
+      num_envs: environments side by side; None: NUM_ENVS, fewer where episodes would be cut; on the host there is but one.
     Raises:
       UserError: no steps or environments are asked for, or several environments on the host.
     """
-    side_by_side = num_envs if num_envs is not None else 1 if on_host(env_name) else NUM_ENVS
+    whole = 2 * (env.spec.episode_length or 1)  # steps of which the most are of whole episodes
+    many = 1 if on_host(env_name) else max(1, min(NUM_ENVS, transitions // (len(agents) * whole)))
+    side_by_side = many if num_envs is None else num_envs
     if transitions < 1 or side_by_side < 1:
         raise UserError("--transitions and --num_envs must be at least 1.")
     if on_host(env_name) and side_by_side > 1:
@@ -146,7 +148,9 @@ def entry(argv=None):
     )
     flags.DEFINE_integer("transitions", 100_000, "How many to record, rounded up to whole rows of environments.")
     flags.DEFINE_integer(
-        "num_envs", None, f"Environments side by side: {NUM_ENVS}, but 1 of Gymnasium's, which are stepped on the host."
+        "num_envs",
+        None,
+        f"Environments side by side: {NUM_ENVS} or fewer, so that most episodes are whole; 1 of Gymnasium's, stepped on the host.",
     )
     flags.DEFINE_bool("explore", True, "Act with exploration.")
     flags.DEFINE_integer("seed", 0, "Seed of the episodes.")

@@ -3,9 +3,21 @@
 Importing rljax first keeps XLA's thread pool large enough for so many devices.
 """
 
+import gc
+
+import jax
 import jaxtyping
+import pytest
 
 import rljax
 
 rljax.runtime.use_cpu_devices(8)
 jaxtyping.install_import_hook("rljax.losses", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs are dropped after each file: kept, they come to 5 GB a process by the end."""
+    yield
+    jax.clear_caches()
+    gc.collect()

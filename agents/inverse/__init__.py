@@ -1,0 +1,1 @@
+"""Agents that learn what demonstrators are after."""
