@@ -1,6 +1,7 @@
 """Tests run on eight virtual CPU devices, and hold the array arguments of losses to their declared shapes and dtypes.
 
-Importing rljax first keeps XLA's thread pool large enough for so many devices.
+Importing rljax first keeps XLA's thread pool large enough for so many devices. Most of a test's time is compiling, so programs
+of this process are compiled with few optimisations; those of the binaries that tests start are compiled as users have them.
 """
 
 import gc
@@ -12,6 +13,7 @@ import pytest
 import rljax
 
 rljax.runtime.use_cpu_devices(8)
+jax.config.update("jax_disable_most_optimizations", True)
 jaxtyping.install_import_hook("rljax.losses", "beartype.beartype")
 
 
