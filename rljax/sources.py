@@ -117,7 +117,7 @@ def replay(
         else:
             slots = replay_lib.sample_uniform(ring, sample_key, num_batches * batch_size)
             batch = replay_lib.read(ring, slots, gamma, num_steps)
-        extras = replay_lib.next_action(ring, batch.slot) if with_next_action else {}
+        extras = replay_lib.next_action(ring, batch.slot, num_steps) if with_next_action else {}
         if outcome_steps:
             extras |= replay_lib.read_outcomes(ring, batch.slot, gamma, outcome_steps)
         batch = batch.replace(transition=batch.transition.replace(extras=extras))
@@ -148,10 +148,13 @@ def stacked(batch: Any, num_batches: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(num_batches, -1, *x.shape[1:]), batch)
 
 
-def at_rest(dataset: Dataset, *, batch_size: int, num_batches: int, gamma, outcomes: bool = False) -> Source:
+def at_rest(
+    dataset: Dataset, *, batch_size: int, num_batches: int, gamma, num_steps: int = 1, outcomes: bool = False
+) -> Source:
     """Batches of `Sample` from a dataset, `num_batches` at a time; its steps are updates. Nothing is kept in its state.
 
     Args:
+      num_steps: steps that a sample spans.
       outcomes: samples have what their episodes came to among their extras (`data.dataset.outcomes`): `outcome`,
         `outcome_discount` and `outcome_observation`.
     """
@@ -159,7 +162,7 @@ def at_rest(dataset: Dataset, *, batch_size: int, num_batches: int, gamma, outco
     found = dataset_lib.outcomes(dataset, gamma) if outcomes and isinstance(dataset, Dataset) else {}
 
     def read(rows):
-        sample = dataset_lib.read(dataset, rows, gamma)
+        sample = dataset_lib.read(dataset, rows, gamma, num_steps)
         extras = dataset_lib.read_outcomes(dataset, found, rows) if outcomes else {}
         return sample.replace(transition=sample.transition.replace(extras=sample.transition.extras | extras))
 
@@ -362,6 +365,7 @@ class Online:
 
     online: bool = static(False)  # read a mixture of the data and of its own steps, rather than the data alone
     data_share: float = static(0.5)  # of each batch, online
+    num_steps: int = static(1)  # that a sample spans, of the data and of its own
     num_envs: int = static(8)
     rollout_length: int = static(1)  # steps in each environment between updates
     capacity: int = static(1_000_000)  # of its own steps kept
@@ -381,7 +385,9 @@ def of_data(env: Env, config: Any, dataset: Dataset, batch_size: int | None = No
       UserError: a share that leaves no room for the one or the other.
     """
     batch_size = batch_size or config.batch_size
-    rest = dict(num_batches=config.num_updates, gamma=config.gamma, outcomes=outcome_steps > 0)
+    rest = dict(
+        num_batches=config.num_updates, gamma=config.gamma, num_steps=config.num_steps, outcomes=outcome_steps > 0
+    )
     if not config.online:
         return at_rest(dataset, batch_size=batch_size, **rest)
     of_the_data = round(config.data_share * batch_size)
@@ -393,7 +399,6 @@ def of_data(env: Env, config: Any, dataset: Dataset, batch_size: int | None = No
         env,
         config,
         batch_size=batch_size - of_the_data,
-        num_steps=1,
         with_next_action=True,
         outcome_steps=outcome_steps,
     )

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from rljax.errors import UserError
+from rljax.losses.multistep import n_step
 from rljax.record import record
 from rljax.types import Key, Sample, Transition
 
@@ -155,16 +156,38 @@ def draw(dataset: Dataset, key: Key, batch_size: int) -> Int[Array, " B"]:
     return dataset.start[episode] + jnp.minimum(step, length - 1)
 
 
-def read(dataset: Dataset, row: Int[Array, " B"], gamma: Float[Array, ""]) -> Sample:
-    """The transitions at `row`, with `next_action`, `has_next`, `return_to_go` and `time` in the episode among their extras."""
+def read(dataset: Dataset, row: Int[Array, " B"], gamma: Float[Array, ""], num_steps: int = 1) -> Sample:
+    """The transitions at `row`, each joined with the `num_steps` - 1 that follow it in its episode. Among their extras are the
+    `next_action` after the last of them and whether it `has_next`, and `return_to_go` and `time` in the episode of the first."""
+    end = _end(dataset, row)
+    rows = jnp.minimum(
+        row[:, None] + jnp.arange(num_steps), end[:, None]
+    )  # an end is done: what repeats it does not count
+    all_steps = dataset.transition
+    reward, discount, position = jax.vmap(n_step, (0, 0, 0, None))(
+        all_steps.reward[rows], all_steps.terminated[rows], all_steps.truncated[rows], gamma
+    )
+    last = row + position
     extras = {
-        "next_action": dataset.next_action[row],
-        "has_next": dataset.has_next[row],
+        "next_action": dataset.next_action[last],
+        "has_next": dataset.has_next[last],
         "return_to_go": dataset.return_to_go[row],
         "time": row - dataset.start[dataset.episode[row]],
     }
-    steps = jax.tree.map(lambda x: x[row], dataset.transition).replace(extras=extras)
-    return Sample(steps, gamma * (1.0 - steps.terminated), jnp.ones_like(steps.reward), row)
+    steps = jax.tree.map(lambda x: x[row], all_steps).replace(
+        reward=reward,
+        terminated=all_steps.terminated[last],
+        truncated=all_steps.truncated[last],
+        next_observation=all_steps.next_observation[last],
+        extras=extras,
+    )
+    return Sample(steps, discount, jnp.ones_like(reward), row)
+
+
+def _end(dataset: Dataset, row: Int[Array, " B"]) -> Int[Array, " B"]:
+    """The last row of the episode that each row belongs to."""
+    episode = dataset.episode[row]
+    return dataset.start[episode] + dataset.length[episode] - 1
 
 
 @jax.jit
@@ -192,8 +215,7 @@ def outcomes(dataset: Dataset, gamma: Float[Array, ""]) -> dict[str, Array]:
 
 def read_outcomes(dataset: Dataset, found: dict[str, Array], row: Int[Array, " B"]) -> dict[str, Array]:
     """Those of `outcomes` at `row`, with `outcome_observation`, the last one of the episode."""
-    episode = dataset.episode[row]
-    end = dataset.start[episode] + dataset.length[episode] - 1
+    end = _end(dataset, row)
     return {name: x[row] for name, x in found.items()} | {
         "outcome_observation": dataset.transition.next_observation[end]
     }

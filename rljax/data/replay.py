@@ -63,23 +63,12 @@ def read(replay: Replay, slot: Int[Array, " B"], gamma: Float[Array, ""], num_st
     A join ends where the episode does or at the newest row; either way the bootstrap is the value of the observation that the
     dynamics led to there, and 0 only after a termination. Slots must hold data: below filled * N.
     """
-    rows = replay.data.reward.shape[0]
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     first = jax.tree.map(lambda x: flat(x)[slot], replay.data)
     if num_steps == 1:
         discount = gamma * (1.0 - first.terminated)
         return Sample(first, discount, jnp.ones_like(first.reward), slot)
-    row, column = slot // replay.num_envs, slot % replay.num_envs
-    newer = (replay.position - 1 - row) % rows  # rows after this one
-    following = jnp.minimum(jnp.arange(num_steps), newer[:, None])  # [B, n]
-    slots = (row[:, None] + following) % rows * replay.num_envs + column[:, None]
-    reward, discount, last = jax.vmap(n_step, (0, 0, 0, None))(
-        flat(replay.data.reward)[slots],
-        flat(replay.data.terminated)[slots],
-        flat(replay.data.truncated)[slots] | (following == newer[:, None]),
-        gamma,
-    )
-    last_slot = jnp.take_along_axis(slots, last[:, None], axis=1)[:, 0]
+    reward, discount, last_slot = _join(replay, slot, gamma, num_steps)
     at_last = lambda x: flat(x)[last_slot]
     joined = first.replace(
         reward=reward,
@@ -90,14 +79,32 @@ def read(replay: Replay, slot: Int[Array, " B"], gamma: Float[Array, ""], num_st
     return Sample(joined, discount, jnp.ones_like(reward), slot)
 
 
-def next_action(replay: Replay, slot: Int[Array, " B"]) -> dict[str, Array]:
-    """As `extras` of a sample: the `next_action` [B] taken after each step at `slot`, and whether it `has_next`, which it has not
-    where the episode ended or the step is the newest; there the action is its own."""
-    rows, num_envs = replay.data.reward.shape[0], replay.num_envs
+def _join(replay: Replay, slot: Int[Array, " B"], gamma, num_steps: int) -> tuple[Array, Array, Array]:
+    """What `num_steps` steps from each slot on come to: summed reward, discount of the bootstrap, slot of the last that belongs."""
+    rows, num_envs = replay.data.reward.shape
+    flat = lambda x: x.reshape(-1)
+    row, column = slot // num_envs, slot % num_envs
+    newer = (replay.position - 1 - row) % rows  # rows after this one
+    following = jnp.minimum(jnp.arange(num_steps), newer[:, None])  # [B, n]
+    slots = (row[:, None] + following) % rows * num_envs + column[:, None]
+    reward, discount, last = jax.vmap(n_step, (0, 0, 0, None))(
+        flat(replay.data.reward)[slots],
+        flat(replay.data.terminated)[slots],
+        flat(replay.data.truncated)[slots] | (following == newer[:, None]),
+        gamma,
+    )
+    return reward, discount, jnp.take_along_axis(slots, last[:, None], axis=1)[:, 0]
+
+
+def next_action(replay: Replay, slot: Int[Array, " B"], num_steps: int = 1) -> dict[str, Array]:
+    """As `extras` of a sample: the `next_action` [B] taken after the last of the steps joined at `slot`, and whether it `has_next`,
+    which it has not where the episode ended or that step is the newest; there the action is its own."""
+    rows, num_envs = replay.data.reward.shape
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    newest = slot // num_envs == (replay.position - 1) % rows
-    has_next = ~(flat(replay.data.done)[slot] | newest)
-    following = jnp.where(has_next, (slot + num_envs) % (rows * num_envs), slot)
+    last = slot if num_steps == 1 else _join(replay, slot, 1.0, num_steps)[2]
+    newest = last // num_envs == (replay.position - 1) % rows
+    has_next = ~(flat(replay.data.done)[last] | newest)
+    following = jnp.where(has_next, (last + num_envs) % (rows * num_envs), last)
     return {"next_action": flat(replay.data.action)[following], "has_next": has_next}
 
 

@@ -63,6 +63,29 @@ def frequencies(data, draws=80_000):
     return np.bincount(rows, minlength=N) / draws
 
 
+def test_samples_of_three_steps_end_with_their_episode(data):
+    sample = lib.read(data, jnp.arange(N), 0.5, 3)
+    last = np.array([2, 2, 2, 3, 6, 7, 7, 7])
+    reward = [
+        1 + 0.5 * 2 + 0.25 * 3,
+        2 + 0.5 * 3,
+        3,
+        10,
+        4 + 0.5 * 5 + 0.25 * 6,
+        5 + 0.5 * 6 + 0.25 * 7,
+        6 + 0.5 * 7,
+        7,
+    ]
+    np.testing.assert_allclose(sample.transition.reward, reward)
+    np.testing.assert_allclose(sample.discount, [0, 0, 0, 0.5, 0.125, 0.125, 0.25, 0.5])
+    np.testing.assert_allclose(sample.transition.observation[:, 0], np.arange(N))
+    np.testing.assert_allclose(sample.transition.next_observation[:, 0], last + 0.5)
+    np.testing.assert_array_equal(sample.transition.extras["next_action"], data.next_action[last])
+    assert sample.transition.extras["has_next"].tolist() == data.has_next[last].tolist()
+    assert sample.transition.truncated.tolist() == [False, False, False, True, False, True, True, True]
+    assert sample.transition.extras["time"].tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
+
+
 def test_with_equal_weights_all_steps_are_drawn_alike(data):
     np.testing.assert_allclose(frequencies(data), np.full(N, 1 / N), atol=0.005)  # four standard deviations
 

@@ -155,15 +155,16 @@ def test_prioritised_replay_wants_priorities():
         jax.eval_shape(lambda key: learner.step(learner.init(key)), jax.random.key(0))
 
 
-@pytest.mark.parametrize("num_adds", [1, 3, 5, 9])
-def test_the_next_action_is_that_of_the_next_step_of_the_same_episode(num_adds):
+@pytest.mark.parametrize("num_adds, num_steps", [(1, 1), (3, 1), (5, 1), (9, 1), (3, 3), (9, 3)])
+def test_the_next_action_is_that_of_the_next_step_of_the_same_episode(num_adds, num_steps):
     ring, steps = filled(num_adds)
     kept = min(num_adds * LENGTH, ROWS)
-    found = replay.next_action(ring, jnp.arange(kept * NUM_ENVS))
+    found = replay.next_action(ring, jnp.arange(kept * NUM_ENVS), num_steps)
     reward = np.asarray(replay.read(ring, jnp.arange(kept * NUM_ENVS), GAMMA).transition.reward)
     last = len(steps.reward) - 1
     for slot, value in enumerate(reward):
         ((row, env),) = np.argwhere(steps.reward == value)
+        row = joined(steps, row, env, num_steps)[2]
         followed = row < last and not (steps.terminated | steps.truncated)[row, env]
         assert found["has_next"][slot] == followed
         assert found["next_action"][slot] == steps.action[row + 1 if followed else row, env]
