@@ -2,4 +2,4 @@
 
 from rljax.experiments.configs import offline
 
-TUNED = offline.family(offline.RATE, offline.PENDULUM, {**offline.MAZE, "lean": 0.9})
+TUNED = offline.family(offline.RATE, offline.PENDULUM, {**offline.MAZE, "lean": 0.9}, offline.FAR)

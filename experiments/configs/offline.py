@@ -6,6 +6,7 @@ RATES = {"policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
 PENDULUM = {"reward_scale": 0.1}
 MAZE = {"reward_scale": 100.0, "gamma": 0.995}  # one reward of 1 at the end of some hundred steps
 LOCOMOTION = {"hidden": (64, 64), "batch_size": 128}
+FAR = {"num_steps": 10}  # an early fall pays less than standing only later: of one step, values learn it too late
 BODIES = ("brax/hopper", "brax/halfcheetah", "brax/walker2d")
 MAZES = ("rljax/PointMaze-umaze", "rljax/PointMaze-medium", "rljax/PointMaze-large")
 
