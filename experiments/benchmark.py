@@ -6,6 +6,7 @@
   python -m rljax.experiments.benchmark --seeds               16 seeds against 16 times one seed
   python -m rljax.experiments.benchmark --peers=.venv-peers/bin/python    against rejax and Stable-Baselines3 (make benchmark-peers)
   python -m rljax.experiments.benchmark --offline_peers=.venv-peers/bin/python      offline agents against d3rlpy, turn by turn
+  python -m rljax.experiments.benchmark --imitation_peer=.venv-imitation/bin/python    GAIL against the imitation library
 
 Machines are noisy: compare ratios of one run, not numbers of two. Times are medians and leave compiling out.
 """
@@ -45,6 +46,7 @@ def define_flags():
     flags.DEFINE_string("peers", None, "Python of an environment with rejax and Stable-Baselines3.")
     flags.DEFINE_integer("peer_steps", 500_000, "Environment steps of the comparison with peers.")
     flags.DEFINE_string("offline_peers", None, "Python of an environment with d3rlpy.")
+    flags.DEFINE_string("imitation_peer", None, "Python of an environment with the imitation library.")
     flags.DEFINE_string("out", None, "Also write the numbers to this JSON file.")
     flags.DEFINE_bool("debug", False, "Show the traceback of errors.")
 
@@ -59,6 +61,8 @@ def main(argv):
         results = peers(FLAGS.peers, FLAGS.peer_steps)
     elif FLAGS.offline_peers:
         results = offline_peers(FLAGS.offline_peers, FLAGS.repetitions)
+    elif FLAGS.imitation_peer:
+        results = imitation_peer(FLAGS.imitation_peer, FLAGS.repetitions)
     else:
         results = [case(*text.split(":", 1), FLAGS.num_seeds, FLAGS.layout, FLAGS.repetitions) for text in FLAGS.cases]
     show(results)
@@ -196,6 +200,23 @@ def offline_peers(python: str, repetitions: int) -> list[dict]:
         for name, found in rates.items():
             results.append({"what": f"{agent}, {name}", "updates_per_second": round(statistics.median(found), 1)})
         results[-2]["ratio"] = ratio
+    return results
+
+
+def imitation_peer(python: str, repetitions: int) -> list[dict]:
+    """GAIL on CartPole by this library, one seed and 16 in one program, and by imitation's, in turns. Raises as `peers`."""
+    cases = {"rljax": ("rljax", "1"), "rljax, 16 seeds": ("rljax", "16"), "imitation": ("imitation", "1")}
+    turns = [
+        {name: by_script("imitation_peers.py", python, *arguments) for name, arguments in cases.items()}
+        for _ in range(repetitions)
+    ]
+    results = []
+    for name, (_, num_seeds) in cases.items():
+        speeds = [turn[name]["env_steps_per_second"] for turn in turns]
+        ratios = [speed / turn["imitation"]["env_steps_per_second"] for speed, turn in zip(speeds, turns)]
+        ratio = {"to": "imitation", "median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+        found = {"what": f"GAIL CartPole, {name}", "num_seeds": int(num_seeds), **turns[-1][name]}
+        results.append(found | {"env_steps_per_second": round(statistics.median(speeds)), "ratio": ratio})
     return results
 
 
