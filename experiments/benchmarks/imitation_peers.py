@@ -7,7 +7,8 @@
 The same task and settings for both: 8 environments x 256 steps, PPO with 5 epochs of minibatches of 64 on two layers of 32 (tanh),
 then 8 updates of a reward of states and actions, two layers of 32 (relu), each on 1,024 demonstrated and 1,024 own steps. The
 demonstrations are numbers of the right shape: speed does not hang on what they say, but for the length of episodes, which is
-told. The other one computes on one thread, which for such small networks is its fastest. Compiling is told apart; the first round is left out of both.
+told. The other one computes on one thread, which for such small networks is its fastest. Compiling is told apart; the first round
+is left out of both.
 """
 
 import json
