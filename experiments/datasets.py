@@ -11,6 +11,7 @@ Names take the options of files, and
 
   transitions=100000   how many are made
   states=1             the environment's states are kept too, so that episodes can start from them (see agents/imitation)
+  preferences=500      judgements of its segments, with further options: see experiments/judged.py
 """
 
 import functools
@@ -31,7 +32,7 @@ from rljax.envs import make as make_env
 from rljax.envs.pointmaze import PointMaze
 from rljax.envs.wrappers import TimeLimit
 from rljax.errors import UserError
-from rljax.experiments import ladders
+from rljax.experiments import judged, ladders
 from rljax.names import nearest
 from rljax.types import EnvSpec, Transition
 
@@ -39,7 +40,7 @@ TRANSITIONS = 100_000
 NUM_ENVS = 50
 STITCH = 100
 MEDIUM = 1  # the second rung of five: two fifths of the way from random actions to the best
-DATA = 3  # base of the keys; 0 is training's, 1 evaluation's, 2 that of recorded data
+DATA, JUDGEMENTS = 3, 4  # bases of the keys; 0 is training's, 1 evaluation's, 2 that of recorded data
 
 
 def _random(env_name, env):
@@ -84,13 +85,17 @@ def load(name: str, spec: EnvSpec) -> Dataset:
     Raises:
       UserError: there is none of the name, it is not what it should be, or does not fit `spec`.
     """
-    path, options = files.parse(name, extra=MADE)
+    path, options = files.parse(name, extra=(*MADE, *judged.OPTIONS))
     env_name, _, tier = path.rpartition("/")
+    asked = [option for option in judged.OPTIONS if option in options]
+    if asked and "preferences" not in options:
+        raise UserError(f"?{asked[0]} is of judgements: say how many by ?preferences=NUMBER.")
     if tier in TIERS and "/" in env_name:
         transitions, states = (int(files.number(options, name, default)) for name, default in MADE.items())
-        steps = _make(env_name, tier, transitions, bool(states))
+        by_regret = options.get("teacher") == "regret"
+        steps, feedback = _make(env_name, tier, transitions, bool(states) or by_regret), ()
     else:
-        if made := [option for option in MADE if option in options]:
+        if made := [option for option in (*MADE, *judged.OPTIONS) if option in options]:
             raise UserError(
                 f"Only datasets that are made take `{made[0]}`, not the file {path}; there is ?episodes=NUMBER."
             )
@@ -98,8 +103,12 @@ def load(name: str, spec: EnvSpec) -> Dataset:
             raise UserError(
                 f"There is no dataset {path}: no such folder, and no such tier of data; {nearest(tier, TIERS)}"
             )
-        steps = files.read(path, options)
-    return files.finish(steps, path, options, spec)
+        steps, feedback = files.read(path, options), files.judgements(path)
+    dataset = files.finish(steps, path, options, spec, feedback)
+    if asked:
+        key = jax.random.fold_in(jax.random.key(JUDGEMENTS), zlib.crc32(path.encode()))
+        dataset = dataset.replace(feedback=judged.feedback(dataset, options, env_name, make_env(env_name), key))
+    return dataset
 
 
 @functools.lru_cache(maxsize=1)  # the table of agents has many runs on one dataset

@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from rljax import parallel, train
 from rljax.check import check_agent, check_env
+from rljax.data import dataset as dataset_lib
 from rljax.data.dataset import Dataset
 from rljax.envs import make as make_env
 from rljax.envs import on_host
@@ -22,6 +24,7 @@ from rljax.sources import Demonstrator
 from rljax.types import Agent, Env
 
 MAX_CHUNKS = 100
+PAID_AT_ONCE = 4096  # steps of a dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +99,8 @@ class Program:
             raise UserError(
                 f"{plan.agent} asks what to do: say whom by --demonstrator={plan.env}/expert or a run's folder."
             )
-        if plan.reward_from and (plan.dataset or plan.demonstrator):
-            what = "data" if plan.dataset else "a demonstrator"
-            raise UserError(f"{plan.agent} learns from {what} and would see nothing of --reward_from.")
+        if plan.reward_from and plan.demonstrator:
+            raise UserError(f"{plan.agent} learns from a demonstrator and would see nothing of --reward_from.")
         self.module = catalog.agent(plan.agent)
         self.env: Env = make_env(plan.env)
         self.config = catalog.configure(plan.agent, plan.config)
@@ -179,9 +181,14 @@ class Program:
         return self.module.make(self.env.spec, self.config.replace(**point))
 
     def learner(self, point: dict[str, Any], given: Any = (), reward: LearnedReward | None = None) -> train.Learner:
-        """The loop for the point of a sweep, on `self.given`; all arguments may be traced."""
-        config = self.config.replace(**point)
-        env = self.env if reward is None else Rewarded(self.env, reward.state, reward.function)
+        """The loop for the point of a sweep, on `self.given`; all arguments may be traced. A learned reward is paid in the place of
+        the environment's and of a dataset's."""
+        config, env = self.config.replace(**point), self.env
+        if reward is not None:
+            env = Rewarded(env, reward.state, reward.function)
+            if isinstance(given, Dataset):
+                one = lambda step: reward.function(reward.state, jax.tree.map(lambda x: x[None], step))[0]
+                given = dataset_lib.paid(given, jax.lax.map(one, given.transition, batch_size=PAID_AT_ONCE))
         return train.make(self.module.make(self.env.spec, config), self._source(config, given, env))
 
     def inputs(self):

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from rljax.data import feedback as feedback_lib
+from rljax.losses import preference
 from rljax.rollout import start
-from rljax.types import Agent, Env, Key
+from rljax.types import Agent, Env, Key, initial_memory
 
 MAX_STEPS = 10_000  # of an episode that nothing else bounds
 
@@ -51,6 +53,57 @@ def evaluate(
     carry = (0, alive, actors.env, actors.observation, actors.memory, actors.episode_return, actors.episode_length)
     _, alive, _, _, _, returns, lengths = jax.lax.while_loop(unfinished, advance, carry)
     return Episodes(returns, lengths, ~alive)
+
+
+def returns_from(
+    env: Env,
+    agent: Agent,
+    agent_state: Any,
+    env_state: Any,
+    observation: Array,
+    key: Key,
+    num_steps: int,
+    gamma: float,
+    first_action: Array | None = None,
+) -> Float[Array, " E"]:
+    """Discounted returns of an agent that does not explore, from states [E] of its environment on: `num_steps` steps, across time
+    limits, up to a termination. The agent remembers nothing of what was before.
+
+    first_action: [E], taken first, whatever the agent would do: returns are then of these actions.
+    """
+    count = observation.shape[0]
+
+    def advance(carry, step):
+        env_state, observation, memory, alive, total = carry
+        act_key, step_key = jax.random.split(jax.random.fold_in(key, step))
+        action, memory, _ = agent.act(agent_state, observation, memory, act_key, False)
+        if first_action is not None:
+            given = (step == 0).reshape((1,) * action.ndim)
+            action = jnp.where(given, first_action, action)
+        env_state, following = jax.vmap(env.step)(env_state, action, jax.random.split(step_key, count))
+        total += jnp.where(alive, jnp.power(gamma, step) * following.reward, 0.0)
+        memory = agent.receive(memory, following.reward)
+        return (env_state, following.observation, memory, alive & ~following.terminated, total), None
+
+    carry = (env_state, observation, initial_memory(agent, count), jnp.ones(count, bool), jnp.zeros(count))
+    return jax.lax.scan(advance, carry, jnp.arange(num_steps))[0][-1]
+
+
+def agreement(agent: Agent, agent_state: Any, dataset: Any, at_once: int = 64) -> Float[Array, ""]:
+    """Share of a dataset's judged pairs, ties left out, that are put in the order of their judgements by sums of the agent's learned
+    reward; `at_once` judgements are scored together."""
+    told = dataset.feedback
+
+    def of(judgement):
+        key = jax.random.key(0)  # whole segments: nothing is cut out of them
+        judged = feedback_lib.read(dataset, judgement[None], key)
+        steps = judged.transition
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), steps)
+        reward = agent.reward(agent_state, flat).reshape(judged.mask.shape)
+        return preference.agreement(jnp.where(judged.mask, reward, 0.0).sum(-1)[0], judged.rank[0])
+
+    share, count = jax.lax.map(of, jnp.arange(told.size), batch_size=at_once)
+    return (share * count).sum() / jnp.maximum(count.sum(), 1.0)
 
 
 def interquartile_mean(scores: np.ndarray, repetitions: int = 2000, seed: int = 0) -> dict:

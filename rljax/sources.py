@@ -12,6 +12,7 @@ import numpy as np
 from rljax import distributions, rollout
 from rljax.data import dataset as dataset_lib
 from rljax.data import episodes as episodes_lib
+from rljax.data import feedback as feedback_lib
 from rljax.data import priorities as priorities_lib
 from rljax.data import replay as replay_lib
 from rljax.data.dataset import Dataset
@@ -172,6 +173,20 @@ def at_rest(
 def segments(dataset: Dataset, *, length: int, batch_size: int, num_batches: int) -> Source:
     """Batches of `Segment` [B, length], each ending with a step that is drawn as `at_rest` draws its own."""
     return _drawn(dataset, lambda rows: dataset_lib.read_segments(dataset, rows, length), batch_size, num_batches)
+
+
+def judged(dataset: Dataset, *, batch_size: int, num_batches: int, length: int | None = None) -> Source:
+    """Batches of `Judged` [B, G, K] from the judgements that a dataset carries, `num_batches` at a time.
+
+    length: K, by default that of the longest segment; from longer ones so many steps are cut out anew each time.
+    """
+
+    def next_batch(state, agent, agent_state, key):
+        draw_key, cut_key = jax.random.split(key)
+        which = feedback_lib.draw(dataset, draw_key, num_batches * batch_size)
+        return state, stacked(feedback_lib.read(dataset, which, cut_key, length), num_batches), {}
+
+    return Source(lambda agent, key: (), next_batch, num_batches=num_batches)
 
 
 def _drawn(dataset: Dataset, read: Callable, batch_size: int, num_batches: int) -> Source:

@@ -7,6 +7,7 @@ V is fitted to Q of the data's actions by a loss that leans upwards, Q to r + ga
 by their advantage.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -65,9 +66,11 @@ def networks(spec: EnvSpec, config: Config) -> tuple[Policy, FeedForward, FeedFo
     return Policy(spec, shared), value, critic
 
 
-def make(spec: EnvSpec, config: Config = Config()) -> Agent:
+def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None = None) -> Agent:
     """IQL for any actions. Reads a `Sample` [B] at a time.
 
+    Args:
+      critic_loss: (critic's parameters, value's parameters) -> (loss, metrics), in place of the squared error to the target.
     Raises:
       UserError: there is no such value loss.
     """
@@ -123,15 +126,18 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             return loss, {"loss/policy": loss, "policy/weight": weight.mean()}
 
         policy_model, policy_metrics = descend(optimiser, state.policy, loss_of_policy)
-        next_value = state_value(value_model.params, steps.next_observation)
-        target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
 
-        def loss_of_critic(params):
+        def squared_error(params, value_params):
+            next_value = state_value(value_params, steps.next_observation)
+            target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
             errors = target - q_taken(critic, spec, params, steps.observation, steps.action)
             loss = (batch.weight * jnp.square(errors).sum(axis=0)).mean()
             return loss, {"loss/critic": loss, "critic/q": (target - errors).mean()}
 
-        critic_model, critic_metrics = descend(optimiser, state.critic, loss_of_critic)
+        loss_of_critic = critic_loss or squared_error
+        critic_model, critic_metrics = descend(
+            optimiser, state.critic, lambda params: loss_of_critic(params, value_model.params)
+        )
         target_critic = optax.incremental_update(critic_model.params, state.target_critic, config.target_rate)
         new = State(policy_model, value_model, critic_model, target_critic)
         return new, value_metrics | policy_metrics | critic_metrics

@@ -30,6 +30,7 @@ class Dataset:
     start, length: of each episode [E].
     cumulative: [E], distribution function over episodes by which they are drawn.
     env_state: [N], states of the environment before each step, where they were recorded; else ().
+    feedback: what was thought of segments of it (rljax/data/feedback.py), where anything was; else ().
     """
 
     transition: Transition
@@ -41,6 +42,7 @@ class Dataset:
     length: Int[Array, " E"]
     cumulative: Float[Array, " E"]
     env_state: Any = ()
+    feedback: Any = ()
 
     @property
     def size(self) -> int:
@@ -80,6 +82,18 @@ def from_transitions(steps: Transition) -> Dataset:
         env_state=jax.tree.map(jnp.asarray, env_state),
     )
     return weighted(dataset, np.ones(len(ends)))
+
+
+def paid(dataset: Dataset, reward: Float[Array, " N"]) -> Dataset:
+    """The same steps, paid otherwise; episodes are drawn as before. May be traced."""
+    steps = dataset.transition.replace(reward=reward)
+
+    def add(total, step):
+        total = jnp.where(step[1], 0.0, total) + step[0]
+        return total, total
+
+    _, return_to_go = jax.lax.scan(add, jnp.zeros(()), (reward, steps.done), reverse=True)
+    return dataset.replace(transition=steps, return_to_go=return_to_go)
 
 
 def weighted(dataset: Dataset, weight: Float[np.ndarray, " E"]) -> Dataset:

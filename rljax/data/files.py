@@ -8,8 +8,8 @@ What is written is decided by the name:
   NAME.hdf5, NAME.h5     the same arrays by D4RL's names: `terminals` and `timeouts` say how an episode ended
   NAME-vNUMBER           a folder that Minari opens (rljax/data/minari.py)
 
-All of these are read, other spellings of the arrays' names too (see NAMES), and OGBench's npz files (rljax/data/ogbench.py). The
-first two may also hold log_probs [N], of the actions for who took them.
+All of these are read, other spellings of the arrays' names too (see NAMES), OGBench's npz files (rljax/data/ogbench.py) and
+judged pairs of segments (rljax/data/pairs.py). The first two may also hold log_probs [N], of the actions for who took them.
 """
 
 import pathlib
@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from rljax.data import dataset as dataset_lib
-from rljax.data import hdf5, minari, ogbench
+from rljax.data import hdf5, minari, ogbench, pairs
 from rljax.data.dataset import Dataset
 from rljax.errors import UserError
 from rljax.names import nearest
@@ -69,7 +69,7 @@ def load(name: str, spec: EnvSpec | None = None) -> Dataset:
       UserError: there is no such file, it cannot be what it should, or it does not fit `spec`.
     """
     path, options = parse(name)
-    return finish(read(path, options), path, options, spec)
+    return finish(read(path, options), path, options, spec, judgements(path))
 
 
 def parse(name: str, extra: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
@@ -87,11 +87,21 @@ def read(path: str, options: dict[str, str]) -> Transition:
     return to_transitions(_read(pathlib.Path(path)), path, options.get("dones"), number(options, "action_scale", 1.0))
 
 
-def finish(steps: Transition, path: str, options: dict[str, str], spec: EnvSpec | None) -> Dataset:
-    """Transitions as the dataset that the options ask for, held to `spec`."""
+def judgements(path: str) -> Any:
+    """The `Feedback` that a file holds of the steps that `read` finds in it, or ()."""
+    if pathlib.Path(path).suffix != ".npz":
+        return ()
+    with np.load(path, allow_pickle=False) as file:
+        return pairs.judgements(file["label"], file["obs_1"].shape[1] - 1) if pairs.is_layout(file.files) else ()
+
+
+def finish(steps: Transition, path: str, options: dict[str, str], spec: EnvSpec | None, feedback: Any = ()) -> Dataset:
+    """Transitions as the dataset that the options ask for, held to `spec`; `feedback` is of these transitions."""
+    if jax.tree.leaves(feedback) and (cut := [name for name in ("episodes", "every") if name in options]):
+        raise UserError(f"{path} holds judgements of its segments: ?{cut[0]} cannot take steps out.")
     if spec is not None:
         _check_fits(steps, spec, path)
-    data = dataset_lib.from_transitions(steps)
+    data = dataset_lib.from_transitions(steps).replace(feedback=feedback)
     if "episodes" in options:
         whole = _whole(data)
         count = int(number(options, "episodes", 0))
@@ -315,6 +325,8 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
             if ogbench.is_layout(file.files):
                 found = {name: file[name] for name in file.files if name in ogbench.ARRAYS + ogbench.FLAGS}
                 return ogbench.to_arrays(found, str(path))
+            if pairs.is_layout(file.files):
+                return pairs.to_arrays({name: file[name] for name in file.files if name in pairs.ARRAYS}, str(path))
             return {name: file[name] for name in file.files if name in known}
     except UserError:
         raise

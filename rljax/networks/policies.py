@@ -55,6 +55,14 @@ def log_prob_of(distribution: distributions.Distribution, spec: EnvSpec, action,
     return jnp.where(action == distribution.mode(), 0.0, -jnp.inf)
 
 
+def closeness(distribution: distributions.Distribution, spec: EnvSpec, action) -> Float[Array, "*B"]:
+    """How near a policy is to `action`: its log-likelihood; for continuous ones -|a - pi(s)|^2 of the most likely action, whatever
+    the spread, which cannot grow without end."""
+    if isinstance(spec.action, Continuous):
+        return -jnp.square(action - distribution.mode()).sum(axis=-1)
+    return distribution.log_prob(action)
+
+
 def soft_policy_size(spec: EnvSpec) -> int:
     """Outputs of a network that `soft_policy` reads."""
     return 2 * spec.action.size if isinstance(spec.action, Continuous) else spec.action.num_actions

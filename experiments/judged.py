@@ -1,0 +1,105 @@
+"""Judgements of made data by synthetic people: options of a dataset's name (see experiments/datasets.py).
+
+  preferences=500     how many judgements
+  segment=64          steps of each segment; an episode that is shorter is one by itself
+  ranked=2            segments in a judgement
+  teacher=return      by what was paid, or `regret`: by how much less than the environment's best policy would have got (of its
+                      ladder, not exploring, by one rollout from each end of a segment, discounted by 0.99)
+  rationality=10      of Boltzmann's choice, in units of the standard deviation of utilities; without it the best is chosen
+  flip=0.2            share of judgements turned round
+  equal=0.1           utilities so near, in the same units, are a tie
+
+The same name gives the same judgements; `judges=1` and so on give others of the same data, to test what was learned on.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rljax import parallel
+from rljax.data import feedback as feedback_lib
+from rljax.data import files, labellers
+from rljax.data.dataset import Dataset
+from rljax.data.feedback import Feedback
+from rljax.errors import UserError
+from rljax.evaluate import returns_from
+from rljax.experiments import ladders
+from rljax.names import nearest
+from rljax.types import Key
+
+OPTIONS = ("preferences", "segment", "ranked", "teacher", "rationality", "flip", "equal", "judges")
+GAMMA = 0.99
+HORIZON = 500  # steps of a rollout; what follows counts less than 1 %
+
+
+def feedback(dataset: Dataset, options: dict[str, str], env_name: str, env, key: Key) -> Feedback:
+    """Judgements as the options say, of segments drawn from the dataset. Raises UserError for options that cannot be."""
+    whole = lambda name, default, least: _at_least(files.number(options, name, default), name, least)
+    count, length, ranked = whole("preferences", 0, 1), whole("segment", 64, 1), whole("ranked", 2, 2)
+    key = jax.random.fold_in(key, whole("judges", 0, 0))
+    teacher = options.get("teacher", "return")
+    if teacher not in TEACHERS:
+        raise UserError(f"There is no teacher {teacher!r}; {nearest(teacher, TEACHERS)}")
+    segment_key, value_key, judge_key = jax.random.split(key, 3)
+    start, steps = feedback_lib.segments(dataset, segment_key, (count, ranked), length)
+    utility = TEACHERS[teacher](dataset, start, steps, length, env_name, env, value_key)
+    spread = float(utility.std())
+    rationality = files.number(options, "rationality", np.inf)
+    if not rationality > 0.0:
+        raise UserError(f"rationality={rationality} must be above 0.")
+    person = labellers.Teacher(
+        temperature=spread / rationality,
+        flip=_share(files.number(options, "flip", 0.0), "flip"),
+        equal=spread * max(files.number(options, "equal", 0.0), 0.0),
+    )
+    judge = jax.jit(jax.vmap(labellers.judge, (None, 0, 0)))
+    rank, weight = judge(person, utility, jax.random.split(judge_key, count))
+    return Feedback(start, steps, rank, weight, jnp.zeros(count, jnp.int32), min(length, int(steps.max())))
+
+
+def _rewards(dataset: Dataset, start, steps, length: int):
+    """Of the segments [P, G, K], and where they are."""
+    time = jnp.arange(length)
+    mask = time < steps[..., None]
+    return dataset.transition.reward[start[..., None] + jnp.where(mask, time, 0)], mask
+
+
+def by_return(dataset: Dataset, start, steps, length: int, *_):
+    return jax.vmap(jax.vmap(labellers.partial_return))(*_rewards(dataset, start, steps, length))
+
+
+def by_regret(dataset: Dataset, start, steps, length: int, env_name: str, env, key: Key):
+    ladder = ladders.load(env_name, env.spec)
+    best = parallel.select(ladder.states, -1)
+
+    @jax.jit
+    def returns(rows, key, first_action=None):
+        state = jax.tree.map(lambda x: x[rows], dataset.env_state)
+        observation = dataset.transition.observation[rows]
+        return returns_from(env, ladder.agent, best, state, observation, key, HORIZON, GAMMA, first_action)
+
+    last = (start + steps - 1).reshape(-1)
+    first_key, last_key = jax.random.split(key)
+    first_value = returns(start.reshape(-1), first_key).reshape(start.shape)
+    last_return = returns(last, last_key, dataset.transition.action[last]).reshape(start.shape)
+    reward, mask = _rewards(dataset, start, steps, length)
+    mask = mask & (jnp.arange(length) < steps[..., None] - 1)  # the last reward is in the last return
+    regret = lambda *args: labellers.regret(*args, GAMMA)
+    return jax.vmap(jax.vmap(regret))(reward, mask, first_value, last_return)
+
+
+TEACHERS: dict[str, Callable] = {"return": by_return, "regret": by_regret}
+
+
+def _at_least(number: float, name: str, least: int) -> int:
+    if number != int(number) or number < least:
+        raise UserError(f"{name}={number:g} must be a whole number, at least {least}.")
+    return int(number)
+
+
+def _share(number: float, name: str) -> float:
+    if not 0.0 <= number <= 1.0:
+        raise UserError(f"{name}={number:g} must be a share, from 0 to 1.")
+    return number

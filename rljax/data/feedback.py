@@ -1,0 +1,129 @@
+"""What people or programs thought of segments of a dataset: which of some was best, in order, with ties and confidence.
+
+Pairs are judgements of two segments; rankings have more; scores are rankings by their order; a good and a bad example are a pair.
+A segment is a stretch of one episode, told by its first row and its length, so nothing is copied. A dataset carries
+its judgements (`Dataset.feedback`), and whoever learns from steps alone reads it as any other.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from rljax.errors import UserError
+from rljax.record import record, static
+from rljax.types import Key, Transition
+
+
+@record
+class Feedback:
+    """P judgements of G segments each.
+
+    start, length: [P, G], the row that each segment begins with, and how many steps it has, all of one episode.
+    rank: [P, G], 0 for the best; equal ranks are a tie.
+    weight: [P], how sure a judgement is; 0 says nothing.
+    rater: [P], whose it is.
+    longest: steps of the longest segment.
+    """
+
+    start: Int[Array, "P G"]
+    length: Int[Array, "P G"]
+    rank: Int[Array, "P G"]
+    weight: Float[Array, " P"]
+    rater: Int[Array, " P"]
+    longest: int = static(1)
+
+    @property
+    def size(self) -> int:
+        return self.start.shape[0]
+
+
+@record
+class Judged:
+    """A batch of judgements: steps [B, G, K], the `mask` of those that belong to the segments, and what was said of them."""
+
+    transition: Transition
+    mask: Bool[Array, "B G K"]
+    rank: Int[Array, "B G"]
+    weight: Float[Array, " B"]
+    rater: Int[Array, " B"]
+
+
+def segments(dataset, key: Key, shape: tuple[int, ...], length: int) -> tuple[Array, Array]:
+    """Segments of `length` steps drawn uniformly from all that lie within an episode: their first rows and lengths, of `shape`.
+
+    An episode that is shorter is a segment by itself.
+    """
+    episode_key, start_key = jax.random.split(key)
+    last_start = jnp.maximum(dataset.length - length, 0)
+    cumulative = jnp.cumsum(last_start + 1)
+    chosen = jax.random.randint(episode_key, shape, 0, cumulative[-1])
+    episode = jnp.searchsorted(cumulative, chosen, side="right", method="scan_unrolled")
+    offset = jax.random.randint(start_key, shape, 0, last_start[episode] + 1)
+    return dataset.start[episode] + offset, jnp.minimum(dataset.length[episode], length)
+
+
+def read(dataset, judgement: Int[Array, " B"], key: Key, length: int | None = None) -> Judged:
+    """The judgements by their index, with the steps they are of.
+
+    length: K, by default that of the longest segment; of longer segments so many steps are cut out, from anywhere in them.
+    """
+    told = dataset.feedback
+    length = told.longest if length is None else min(length, told.longest)
+    start, steps = told.start[judgement], told.length[judgement]
+    spare = jnp.maximum(steps - length, 0)
+    start = start + jax.random.randint(key, start.shape, 0, spare + 1)
+    time = jnp.arange(length)
+    mask = time < jnp.minimum(steps, length)[..., None]
+    rows = start[..., None] + jnp.where(mask, time, 0)
+    transition = jax.tree.map(lambda x: x[rows], dataset.transition)
+    return Judged(transition, mask, told.rank[judgement], told.weight[judgement], told.rater[judgement])
+
+
+def draw(dataset, key: Key, batch_size: int) -> Int[Array, " B"]:
+    """Judgements drawn uniformly. Raises UserError where the dataset has none."""
+    if not isinstance(dataset.feedback, Feedback):
+        raise UserError(
+            "The dataset has no judgements to learn from: make some by ?preferences=NUMBER, or give a file of pairs."
+        )
+    return jax.random.randint(key, (batch_size,), 0, dataset.feedback.size)
+
+
+def pairs(starts: Int[np.ndarray, "P 2"], lengths: Int[np.ndarray, "P 2"], label: Float[np.ndarray, " P"]) -> Feedback:
+    """Judgements of pairs by their labels: 1 where the second was better, 0 where the first was, 0.5 for a tie. What lies between
+    becomes two judgements whose weights say how sure it is.
+
+    Raises:
+      UserError: labels outside of 0 to 1, or not as many as there are pairs.
+    """
+    label = np.asarray(label, np.float64)
+    if label.shape != (len(starts),):
+        raise UserError(f"{len(starts)} pairs need as many labels, not {label.shape}.")
+    if not ((label >= 0.0) & (label <= 1.0)).all():
+        raise UserError(
+            "Labels must lie in 0 to 1: 1 where the second was better, 0 where the first was, 0.5 for a tie."
+        )
+    between = np.flatnonzero((label > 0.0) & (label < 1.0) & (label != 0.5))
+    which = np.concatenate([np.arange(len(label)), between])
+    second = np.concatenate([label > 0.5, ~(label[between] > 0.5)])
+    rank = np.stack([second, ~second], 1).astype(np.int32)
+    rank[label[which] == 0.5] = 0
+    weight = np.maximum(label, 1.0 - label)
+    weight[label == 0.5] = 1.0
+    weight = np.concatenate([weight, 1.0 - weight[between]])
+    return Feedback(
+        start=jnp.asarray(starts[which], jnp.int32),
+        length=jnp.asarray(lengths[which], jnp.int32),
+        rank=jnp.asarray(rank),
+        weight=jnp.asarray(weight, jnp.float32),
+        rater=jnp.zeros(len(which), jnp.int32),
+        longest=int(lengths.max()),
+    )
+
+
+def labels(feedback: Feedback) -> Float[np.ndarray, " P"]:
+    """Of pairs: 1 where the second was better, 0 where the first was, 0.5 for a tie. Raises UserError for longer rankings."""
+    if feedback.rank.shape[1] != 2:
+        raise UserError(f"Only pairs have labels, not rankings of {feedback.rank.shape[1]} segments.")
+    first, second = np.asarray(feedback.rank).T
+    return 0.5 + 0.5 * np.sign(first - second)
