@@ -90,8 +90,8 @@ def returns_from(
 
 
 def agreement(agent: Agent, agent_state: Any, dataset: Any, at_once: int = 64) -> Float[Array, ""]:
-    """Share of a dataset's judged pairs, ties left out, that are put in the order of their judgements by sums of the agent's learned
-    reward; `at_once` judgements are scored together."""
+    """Share of a dataset's judged pairs, ties left out, that sums of the agent's learned reward put in the order of their
+    judgements; `at_once` of these are scored together."""
     told = dataset.feedback
 
     def of(judgement):

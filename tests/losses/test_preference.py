@@ -1,4 +1,4 @@
-"""Likelihoods of judgements: against numbers made by running the CPL authors' functions, against definitions, and as distributions."""
+"""Likelihoods of judgements: against numbers of the CPL authors' functions, against definitions, and as distributions."""
 
 import itertools
 
