@@ -58,7 +58,9 @@ def frequencies(key: Key, chances: Float[Array, "*N K"], num_samples: int) -> Fl
 
 
 def distance_bound(first: Problem, second: Problem) -> Float[Array, ""]:
-    """A bound of `distance`: 2 e / (1 + e) with e = max (H - h) |p - p'|_1 + 2 (H - h + 1) |1{policy = 0} - 1{policy' = 0}|, h from 1.
+    """A bound of `distance`, 2 e / (1 + e), of the form that the paper's has. With h from 1, e is the maximum of
+
+        (H - h) |p - p'|_1 + 2 (H - h + 1) |1{policy = 0} - 1{policy' = 0}|
 
     The feasible reward of the other problem that has the same V and A, |V_h| <= H - h + 1 and A_h <= 2 (H - h + 1), differs by e at
     most; divided by 1 + e it is within -1 and 1.

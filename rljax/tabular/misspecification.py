@@ -26,8 +26,8 @@ BEHAVIOURS = ("optimal", "boltzmann", "causal_entropy")
 class Model:
     """What a demonstrator is, or is thought to be.
 
-    behaviour: `optimal`, all of the best actions alike; `boltzmann`, softmax(Q* / temperature); `causal_entropy`, soft-optimal at the
-      temperature (maximum causal entropy).
+    behaviour: `optimal`, all of the best actions alike; `boltzmann`, softmax(Q* / temperature); `causal_entropy`, soft-optimal at
+      the temperature (maximum causal entropy).
     """
 
     transition: Float[Array, "S A S"]
@@ -54,8 +54,8 @@ def reward_of(
 ) -> Float[Array, "S A"]:
     """The reward for which a demonstrator as the model has it does this, with the value `value` (0): one shaping of all that do.
 
-    For causal entropy temperature log policy, for Boltzmann the same less its maximum, which are advantages. An optimal demonstrator
-    shows no more than which actions are best: all others are taken to be worse by 1.
+    For causal entropy temperature log policy, for Boltzmann the same less its maximum, which are advantages. An optimal
+    demonstrator shows no more than which actions are best: all others are taken to be worse by 1.
 
     Raises:
       UserError: there is no such behaviour.
@@ -94,8 +94,8 @@ def error(
     NaN where a demonstrator that leaves out actions is thought to be soft-optimal: nothing finite explains it.
 
     Args:
-      value: that the inferred reward has in the believed model; None: that of the smallest. If only the temperature or the behaviour
-        is wrong it makes no difference.
+      value: that the inferred reward has in the believed model; None: that of the smallest. If only the temperature or the
+        behaviour is wrong it makes no difference.
     """
     policy = policy_of(true, reward, tolerance)
     found = reward_of(believed, policy, smallest_value(believed, policy) if value is None else value)
@@ -121,9 +121,9 @@ def worst_value(
 ) -> tuple[Float[Array, " S"], Float[Array, ""]]:
     """Of all rewards that who believes in a model may infer, that which is furthest from the true one; its value, and the error.
 
-    Sought by gradient ascent on the direction and the length of `value`: steps of fixed length on the sphere, and in the logarithm of
-    its length. What is found is a lower bound of the worst. Where the discount or the dynamics are wrong shapings in the believed
-    model are none in truth, so that they may be anything and what was shown does not matter beside long ones.
+    Sought by gradient ascent on the direction and the logarithm of the length of `value`, by steps of fixed length. What is found is
+    a lower bound of the worst. Where the discount or the dynamics are wrong, shapings in the believed model are none in truth, so
+    that they may be anything, and what was shown does not matter beside long ones.
     """
     size = reward.shape[0]
     policy = policy_of(true, reward)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from rljax.envs import tabular
 from rljax.tabular import constrained, feasible, identifiability
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -177,8 +176,8 @@ def moved(mdp, seed, scale=1.0):
 
 
 def losses_by_transfer(seed):
-    """What is lost, by the objective, who plans in other dynamics for: the reward and a constant; and a shaping; and, where they are
-    the same dynamics but the budget is twice as large, a cost that was at its limit. All of them were the same demonstrator's."""
+    """What is lost, by the objective, who plans in other dynamics for: the reward and a constant; and a shaping; and, where
+    dynamics are the same but the budget is twice as large, a cost that was at its limit. All of them were the same demonstrator's."""
     mdp, reward = random_mdp(seed, num_costs=1)
     shown = solve(mdp, reward)
     rng = np.random.default_rng(seed)

@@ -8,7 +8,6 @@ import pytest
 from rljax.envs import tabular
 from rljax.errors import UserError
 from rljax.tabular import misspecification as wrong
-from rljax.tabular import reward_metrics
 
 pytestmark = pytest.mark.usefixtures("float64")
 GAMMA = 0.9
@@ -152,8 +151,8 @@ def errors_by_perturbation(sizes, scales, num_seeds=32):
 
 
 def test_policies_seen_a_little_wrongly():
-    """Of one reward the error goes to nothing with it; but rewards that are small, whose policies are near each other, may be as wrong
-    as any, however small it is: there is no bound for all rewards."""
+    """Of one reward the error goes to nothing with it; but rewards that are small, whose policies are near each other, may be as
+    wrong as any, however small it is: there is no bound for all rewards."""
     sizes, scales = jnp.array([1e-1, 1e-2, 1e-3, 0.0]), jnp.array([1.0, 1e-1, 1e-4])
     errors = errors_by_perturbation(sizes, scales, 8)
     np.testing.assert_allclose(errors[:, :2, 3], 0.0, atol=1e-6)
