@@ -121,9 +121,9 @@ def worst_value(
 ) -> tuple[Float[Array, " S"], Float[Array, ""]]:
     """Of all rewards that who believes in a model may infer, that which is furthest from the true one; its value, and the error.
 
-    Sought by gradient ascent on the direction and the logarithm of the length of `value`, by steps of fixed length. What is found is
-    a lower bound of the worst. Where the discount or the dynamics are wrong, shapings in the believed model are none in truth, so
-    that they may be anything, and what was shown does not matter beside long ones.
+    Sought by gradient ascent on the direction and the logarithm of the length of `value`, by steps of fixed length. What is found
+    is a lower bound of the worst. Where the discount or the dynamics are wrong, shapings in the believed model are none in truth,
+    so that they may be anything, and what was shown does not matter beside long ones.
     """
     size = reward.shape[0]
     policy = policy_of(true, reward)

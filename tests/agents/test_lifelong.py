@@ -88,9 +88,9 @@ def errors(features, weights, found):
     return jnp.array([wrong.mean(), (best - earned(weights, found)).sum() / (best - base).sum()])
 
 
-def measure(num_episodes, num_seeds=8, num_tasks=20, **settings):
+def measure(num_episodes, num_seeds=8, num_tasks=20, num_basis=TRUE_BASIS, **settings):
     """`errors` [seeds, ways, 2] of tasks fitted alone, as they are met, by codes after all tasks, and after all rounds."""
-    config = lifelong.Config(num_tasks=num_tasks, num_basis=TRUE_BASIS, **settings)
+    config = lifelong.Config(num_tasks=num_tasks, num_basis=num_basis, **settings)
 
     def run(key):
         features, weights, states = lifelong_run(key, num_tasks, num_episodes, config)
@@ -171,12 +171,12 @@ def test_hessians_are_half_the_covariances_of_what_paths_collect():
 
 
 def test_tasks_gain_by_each_other():
-    """With two episodes for each of twenty tasks: nearer the true weights, and worth more, than tasks fitted alone; earlier tasks
-    gain by later ones."""
-    found = measure(2, 6, 20, weight_decay=0.03, num_steps=15).mean(0)
-    alone, met, recoded, rounds = found
-    assert (rounds < 0.8 * alone).all()
-    assert recoded[0] < alone[0] and rounds[0] < met[0] < alone[0]
+    """With two episodes for each of twenty tasks: nearer the true weights than tasks fitted alone, for each of the seeds, and
+    nearer still after later tasks than when they were met."""
+    found = measure(2, 6, 20, weight_decay=0.1, num_steps=15)[..., 0]
+    alone, met, _, rounds = found.T
+    assert (rounds < alone).all() and rounds.mean() < 0.8 * alone.mean()
+    assert rounds.mean() < met.mean() < alone.mean()
 
 
 def test_more_parts_than_features_are_refused():

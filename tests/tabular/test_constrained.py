@@ -177,7 +177,7 @@ def moved(mdp, seed, scale=1.0):
 
 def losses_by_transfer(seed):
     """What is lost, by the objective, who plans in other dynamics for: the reward and a constant; and a shaping; and, where
-    dynamics are the same but the budget is twice as large, a cost that was at its limit. All of them were the same demonstrator's."""
+    dynamics are the same but the budget is twice as large, a cost that was at its limit. All of them have the same demonstrator."""
     mdp, reward = random_mdp(seed, num_costs=1)
     shown = solve(mdp, reward)
     rng = np.random.default_rng(seed)
