@@ -17,6 +17,7 @@ AGENTS = {
     "td3": "rljax.agents.online.td3",
     "dqn": "rljax.agents.online.dqn",
     "bc": "rljax.agents.offline.bc",
+    "lipschitz_bc": "rljax.agents.offline.lipschitz_bc",
     "iql": "rljax.agents.offline.iql",
     "td3_bc": "rljax.agents.offline.td3_bc",
     "awac": "rljax.agents.offline.awac",
