@@ -31,6 +31,8 @@ AGENTS = {
     "udrl": "rljax.agents.sequence.udrl",
     "gail": "rljax.agents.imitation.gail",
     "dac": "rljax.agents.imitation.dac",
+    "gcl": "rljax.agents.imitation.gcl",
+    "f_irl": "rljax.agents.imitation.f_irl",
     "dagger": "rljax.agents.imitation.dagger",
     "sqil": "rljax.agents.imitation.sqil",
     "iq_learn": "rljax.agents.imitation.iq_learn",

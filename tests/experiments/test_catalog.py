@@ -30,7 +30,7 @@ NOT_IN = {
 def test_contract(name, env_name):
     env, module = ENVS[env_name], catalog.agent(name)
     config = module.Config()
-    record = jax.jit(lambda key: collect(env, uniform(env), (), key, 2, 30, True))
+    record = jax.jit(lambda key: collect(env, uniform(env), (), key, 2, 200, True))
     given = [dataset_lib.from_transitions(record(jax.random.key(0)))] if catalog.needs_data(name) else []
     given += [Demonstrator((), uniform(env).act)] if catalog.asks(name) else []
 
