@@ -29,6 +29,7 @@ AGENTS = {
     "rvs": "rljax.agents.sequence.rvs",
     "odt": "rljax.agents.sequence.odt",
     "udrl": "rljax.agents.sequence.udrl",
+    "iterative_inversion": "rljax.agents.sequence.iterative_inversion",
     "gail": "rljax.agents.imitation.gail",
     "dac": "rljax.agents.imitation.dac",
     "gcl": "rljax.agents.imitation.gcl",
