@@ -4,6 +4,7 @@
   medium, expert, medium-expert, medium-replay
              brax/hopper/medium and others that have a ladder of policies (ladders.py): of its second rung, two fifths of the way
              from random actions to the best; of its best; of both; of random actions and all rungs up to the second
+  optimal    rljax/DoubleIntegrator/optimal: the optimal controller of a linear system, with noise on its actions
   navigate   rljax/PointMaze-medium/navigate: a wanderer between random cells, until it happens on the goal or time is up
   stitch     the same in episodes of STITCH steps, about five cells: no episode shows the whole way from afar to the goal
 
@@ -24,11 +25,12 @@ import jax
 import numpy as np
 
 from rljax import parallel
-from rljax.agents.behaviour import wanderer
+from rljax.agents.behaviour import linear, wanderer
 from rljax.data import files
 from rljax.data.collect import collect, side_by_side, uniform
 from rljax.data.dataset import Dataset
 from rljax.envs import make as make_env
+from rljax.envs.linear import LinearQuadratic
 from rljax.envs.pointmaze import PointMaze
 from rljax.envs.wrappers import TimeLimit
 from rljax.errors import UserError
@@ -45,6 +47,12 @@ DATA, JUDGEMENTS = 3, 4  # bases of the keys; 0 is training's, 1 evaluation's, 2
 
 def _random(env_name, env):
     return [(env, uniform(env), ())]
+
+
+def _optimal(env_name, env):
+    if not isinstance(env, LinearQuadratic):
+        raise UserError(f"Only linear systems have the tier 'optimal', not {env_name}; there is {env_name}/random.")
+    return [(env, linear.make(env), ())]
 
 
 def _navigate(env_name, env):
@@ -72,6 +80,7 @@ TIERS: dict[str, Callable] = {  # (name, environment) -> who acts where: [(envir
     "medium-replay": _rungs(None, *range(MEDIUM + 1)),
     "expert": _rungs(-1),
     "medium-expert": _rungs(MEDIUM, -1),
+    "optimal": _optimal,
     "navigate": _navigate,
     "stitch": _stitch,
 }

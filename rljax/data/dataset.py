@@ -159,6 +159,21 @@ def by_episode(
     return jnp.where(mask.reshape(mask.shape + (1,) * (found.ndim - 2)), found, 0), mask
 
 
+def whole(dataset: Dataset, length: int) -> Bool[Array, " E"]:
+    """Which episodes were recorded to their end: a termination, or a time limit of `length` steps."""
+    return dataset.transition.terminated[dataset.start + dataset.length - 1] | (dataset.length >= length)
+
+
+def draw_whole(dataset: Dataset, key: Key, number: int, length: int) -> tuple[Transition, Bool[Array, "T M"]]:
+    """`number` episodes M of those that are `whole`, drawn by their weights, however long they are: the first `length` steps T of
+    each, after its end the last one again, and a mask."""
+    weight = jnp.diff(dataset.cumulative, prepend=0.0) / dataset.length * whole(dataset, length)
+    episode = jax.random.categorical(key, jnp.log(weight), shape=(number,))
+    time = jnp.arange(length)[:, None]
+    rows = dataset.start[episode] + jnp.minimum(time, dataset.length[episode] - 1)
+    return jax.tree.map(lambda x: x[rows], dataset.transition).replace(extras={}), time < dataset.length[episode]
+
+
 def draw(dataset: Dataset, key: Key, batch_size: int) -> Int[Array, " B"]:
     """Rows of transitions: an episode by its weight, then any of its steps."""
     episode_key, step_key = jax.random.split(key)

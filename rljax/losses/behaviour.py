@@ -1,4 +1,4 @@
-"""How far a policy's action is from the one in the data, for one transition."""
+"""How far a policy's action is from the one in the data, for one transition, and how steep a policy is between two states."""
 
 import chex
 import jax.numpy as jnp
@@ -16,3 +16,17 @@ def squared_distance(action: Float[Array, " A"], data_action: Float[Array, " A"]
     chex.assert_equal_shape([action, data_action])
     square = jnp.square(action - data_action)
     return square.mean() if average else square.sum()
+
+
+def squared_slope(
+    action: Float[Array, " A"],
+    other_action: Float[Array, " A"],
+    state: Float[Array, " O"],
+    other_state: Float[Array, " O"],
+) -> Scalar:
+    """|a - b|^2 / |x - y|^2 of two states and what is done in them; 0 where the states are the same."""
+    chex.assert_equal_shape([action, other_action])
+    chex.assert_equal_shape([state, other_state])
+    between = jnp.square(state - other_state).sum()
+    apart = between > 0.0
+    return jnp.where(apart, jnp.square(action - other_action).sum() / jnp.where(apart, between, 1.0), 0.0)

@@ -3,11 +3,28 @@
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from rljax.errors import UserError
 from rljax.names import nearest
 
-ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "silu": nn.silu, "gelu": nn.gelu, "elu": nn.elu}
+
+def group_sort(x: Array) -> Array:
+    """Neighbouring pairs along the last axis, each sorted: the gradient's norm stays as it is. Anil et al., 2019, arXiv:1811.05381.
+
+    Raises:
+      UserError: the last axis is odd.
+    """
+    if x.shape[-1] % 2:
+        raise UserError(f"group_sort sorts pairs, so layers must be even, not of {x.shape[-1]} units.")
+    first, second = x[..., ::2], x[..., 1::2]
+    return jnp.stack([jnp.minimum(first, second), jnp.maximum(first, second)], axis=-1).reshape(x.shape)
+
+
+ACTIVATIONS = {
+    "relu": nn.relu, "tanh": nn.tanh, "silu": nn.silu, "gelu": nn.gelu, "elu": nn.elu, "group_sort": group_sort,
+}  # fmt: skip
+NOT_STRETCHING = ("relu", "tanh", "elu", "group_sort")  # by more than 1
 
 
 def activation(name: str):

@@ -15,7 +15,7 @@ from rljax.experiments import catalog
 from rljax.sources import Demonstrator
 
 ENVS = {name: make(name) for name in ("gymnax/CartPole-v1", "gymnax/Pendulum-v1", "rljax/Gridworld")}
-CONTINUOUS_ONLY = ("td3", "td3_bc", "sac_n")
+CONTINUOUS_ONLY = ("td3", "td3_bc", "sac_n", "lipschitz_bc")
 FINITE_ONLY = ("max_causal_entropy", "max_entropy", "apprenticeship", "max_margin", "bayesian")
 ROADS_ONLY = ("rhip",)
 NOT_IN = {
@@ -30,7 +30,7 @@ NOT_IN = {
 def test_contract(name, env_name):
     env, module = ENVS[env_name], catalog.agent(name)
     config = module.Config()
-    record = jax.jit(lambda key: collect(env, uniform(env), (), key, 2, 30, True))
+    record = jax.jit(lambda key: collect(env, uniform(env), (), key, 2, 200, True))
     given = [dataset_lib.from_transitions(record(jax.random.key(0)))] if catalog.needs_data(name) else []
     given += [Demonstrator((), uniform(env).act)] if catalog.asks(name) else []
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rljax.envs import make
+from rljax.envs.linear import riccati
 from rljax.errors import UserError
 from rljax.experiments import datasets
 
@@ -108,3 +109,15 @@ def test_states_are_kept_where_they_are_asked_for():
     assert len(kept.env_state.time) == kept.size == len(kept.start) and len(set(np.asarray(kept.env_state.time))) > 5
     with pytest.raises(UserError, match="Only datasets that are made take `states`"):
         datasets.load("somewhere.npz?states=1", env.spec)
+
+
+def test_a_linear_system_is_controlled_at_its_best_but_for_noise():
+    name = "rljax/DoubleIntegrator"
+    data, env = load(f"{name}/optimal")
+    gain, _ = riccati(env)
+    steps = data.transition
+    error = np.asarray(steps.action + steps.observation @ gain.T)
+    inside = np.abs(np.asarray(steps.action)) < 1.0
+    assert error[inside].std() == pytest.approx(0.1, rel=0.05) and int(data.length.max()) == 100
+    with pytest.raises(UserError, match="Only linear systems have the tier 'optimal', not rljax/Garnet"):
+        datasets.load("rljax/Garnet/optimal", make("rljax/Garnet").spec)
