@@ -33,6 +33,7 @@ AGENTS = {
     "dagger": "rljax.agents.imitation.dagger",
     "sqil": "rljax.agents.imitation.sqil",
     "iq_learn": "rljax.agents.imitation.iq_learn",
+    "rot": "rljax.agents.imitation.rot",
     "max_causal_entropy": "rljax.agents.inverse.max_causal_entropy",
     "max_entropy": "rljax.agents.inverse.max_entropy",
     "apprenticeship": "rljax.agents.inverse.apprenticeship",

@@ -1,6 +1,7 @@
 """How far a policy's action is from the one in the data, for one transition."""
 
 import chex
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -16,3 +17,10 @@ def squared_distance(action: Float[Array, " A"], data_action: Float[Array, " A"]
     chex.assert_equal_shape([action, data_action])
     square = jnp.square(action - data_action)
     return square.mean() if average else square.sum()
+
+
+def prefers(other_q: Scalar, own_q: Scalar) -> Scalar:
+    """1 where a critic thinks more of another's action than of the policy's own, else 0: the Q-filter (Nair et al., 2018,
+    arXiv:1709.10089), whose mean over states is ROT's soft one (Haldar et al., 2022, arXiv:2206.15469). A constant."""
+    chex.assert_rank([other_q, own_q], 0)
+    return jax.lax.stop_gradient((other_q > own_q).astype(own_q.dtype))
