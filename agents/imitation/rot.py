@@ -15,9 +15,10 @@ there on w is the share of demonstrated states where Q prefers the kept clone's 
   finetuning              cloning="none": begins as the clone, then transport alone
   optimal transport only  cloning="none", clone_updates=0
 
-Unlike in the authors' code, which learns from pixels: points are observations, normalised by the demonstrations, not features of
-the clone's encoder; the first episodes are random and the next ones those of a policy that is still being cloned; Q is the first
-critic's, and w is asked for in demonstrated states, not in own ones.
+Unlike in the authors' code, which learns from pixels: points are observations, not features of the clone's encoder, and are scaled
+but not shifted, since the cosines of what is centred match states near the mean to any other; the first episodes are random and
+the next ones those of a policy that is still being cloned; Q is the first critic's, and w is asked for in demonstrated states,
+not in own ones.
 """
 
 from typing import NamedTuple
@@ -26,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rljax import normalize, sources, transport
+from rljax import sources, transport
 from rljax.agents.online import td3
 from rljax.data import dataset as dataset_lib
 from rljax.data import episodes as episodes_lib
@@ -63,7 +64,7 @@ class Config(td3.Config):
     cloning: str = static("filter")
     cost: str = static("cosine")
     inputs: str = static("next_state")  # what is matched of a step
-    normalize_inputs: bool = static(True)  # to mean 0 and variance 1 over the demonstrations
+    scale_inputs: bool = static(True)  # so that each has a mean square of 1 over the demonstrations
     num_iterations: int = static(100)  # for a plan
 
 
@@ -146,16 +147,14 @@ def transport_rewards(config: Config, dataset: Dataset, length: int):
     """(steps [L], mask [L]) -> reward [L] of an episode: minus the cost of each step's share of the plan to the demonstration
     that it is closest to, of those whose weight is above 0. Demonstrations are cut after `length` steps."""
     shown = points(dataset.transition, config.inputs)
-    statistics = normalize.init(shown.shape[1:])
-    if config.normalize_inputs:
-        statistics = normalize.update(statistics, shown)
-    seen = lambda x: normalize.normalize(statistics, x) if config.normalize_inputs else x
-    episodes, size = dataset.start.shape[0], dataset.size
-    demos, demo_mask = dataset_lib.by_episode(dataset, seen(shown), min(length, size - episodes + 1))
+    size = jnp.sqrt(jnp.square(shown).mean(0)) if config.scale_inputs else jnp.ones(shown.shape[1:])
+    size = jnp.where(size > 0.0, size, 1.0)
+    longest = min(length, dataset.size - dataset.start.shape[0] + 1)
+    demos, demo_mask = dataset_lib.by_episode(dataset, shown / size, longest)
     drawn = jnp.diff(dataset.cumulative, prepend=0.0) > 0.0
 
     def rewards_of(steps: Transition, mask) -> Float[Array, " L"]:
-        own = seen(points(steps, config.inputs))
+        own = points(steps, config.inputs) / size
         to = lambda demo, there: transport.step_costs(
             own, mask, demo, there, transport.COSTS[config.cost], config.epsilon, config.num_iterations
         )

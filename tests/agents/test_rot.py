@@ -19,7 +19,7 @@ from rljax.types import Continuous, Discrete, EnvSpec, Sample, TimeStep, Transit
 SMALL = rot.Config(
     policy_learning_rate=3e-3, critic_learning_rate=3e-3, gamma=0.9, target_rate=0.05, epsilon=0.02, policy_delay=1,
     hidden=(32,), num_envs=8, rollout_length=1, batch_size=64, capacity=2000, warmup=80, cost="euclidean",
-    normalize_inputs=False, num_iterations=60,
+    scale_inputs=False, num_iterations=60,
 )  # fmt: skip
 SPEC = EnvSpec((3,), Continuous((2,)))
 LENGTH = 5
@@ -88,13 +88,32 @@ def test_an_episode_is_paid_minus_its_transport_to_the_closest_demonstration():
     np.testing.assert_allclose(reward[0], -(distance[0, 0] / 5 + distance[0, 1] * (1 / 3 - 1 / 5)), atol=2e-3)
 
 
+def test_inputs_are_scaled_to_a_mean_square_of_1():
+    """So units do not matter, where a shift would; what is 0 throughout stays."""
+    data, units = walks(0.5, 0.1), jnp.array([100.0, 0.01])
+    config = SMALL.replace(scale_inputs=True)
+
+    def total(data, other, units):
+        rescaled = lambda steps: steps.replace(next_observation=steps.next_observation * units)
+        rewards_of = rot.transport_rewards(config, data.replace(transition=rescaled(data.transition)), LENGTH)
+        return rewards_of(rescaled(other.transition), jnp.ones(LENGTH, bool)).sum()
+
+    costs = [float(-jax.jit(total)(data, walks(0.3), x)) for x in (jnp.ones(2), units, jnp.array([1.0, 0.0]))]
+    root = np.sqrt((np.float64(data.transition.next_observation) ** 2).mean(0))
+    ends = np.float64([data.transition.next_observation[:5], data.transition.next_observation[5:]]) / root
+    own = np.float64(walks(0.3).transition.next_observation) / root
+    distance = np.linalg.norm(own[:, None] - ends[:, None], axis=-1)
+    assert costs[0] == pytest.approx(min(least_cost(distance[i]) for i in range(2)), abs=0.02)
+    assert costs[1] == pytest.approx(costs[0], rel=1e-4) and 0.0 < costs[2] < costs[0]
+
+
 def test_a_repeated_demonstration_costs_nothing():
     """Whatever its length, padding and the scale of what is seen; and states are told apart from actions."""
     data = walks(0.5)
     steps = data.transition
     other = steps.replace(action=-steps.action)
     for inputs, same in (("next_state", True), ("state_action", False)):
-        config = SMALL.replace(inputs=inputs, normalize_inputs=True, epsilon=1e-3)
+        config = SMALL.replace(inputs=inputs, scale_inputs=True, epsilon=1e-3)
         rewards_of = jax.jit(rot.transport_rewards(config, data, LENGTH))
         np.testing.assert_allclose(rewards_of(steps, jnp.ones(LENGTH, bool)), 0.0, atol=1e-3)
         assert (float(rewards_of(other, jnp.ones(LENGTH, bool)).sum()) > -1e-3) == same
@@ -110,11 +129,15 @@ def test_batches_are_paid_by_their_whole_episodes():
     def run(key):
         state = source.init(agent, key)
         agent_state = agent.init(key)
-        step = lambda state, key: source.next(state, agent, agent_state, key)[::2]
-        state, metrics = jax.lax.scan(step, state, jax.random.split(key, 11))
-        return state, source.next(state, agent, agent_state, key)[1], metrics
 
-    ((_, episodes), _), batch, metrics = run(jax.random.key(0))
+        def step(state, key):
+            state, *found = source.next(state, agent, agent_state, key)
+            return state, found
+
+        return jax.lax.scan(step, state, jax.random.split(key, 12))
+
+    ((_, episodes), _), (batches, metrics) = run(jax.random.key(0))
+    batch = jax.tree.map(lambda x: x[-1], batches)
     rewards_of = jax.jit(rot.transport_rewards(config, data, LENGTH))
     expected = jax.vmap(rewards_of)(episodes.data, jnp.arange(LENGTH) < episodes.steps[:, None])
     kept = np.asarray(episodes.kept)
