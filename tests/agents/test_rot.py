@@ -144,9 +144,7 @@ def test_batches_are_paid_by_their_whole_episodes():
     assert kept.sum() == 8 and expected[kept].max() < 0.0
     np.testing.assert_allclose(episodes.data.reward[kept], expected[kept], atol=1e-6)
     np.testing.assert_allclose(episodes.episode_return[kept], expected[kept].sum(1), atol=1e-5)
-    assert metrics["episode/judged"].count.tolist() == [0, 0, 0, 0, 2] * 2 + [
-        0
-    ]  # two environments, episodes of five steps
+    assert metrics["episode/judged"].count.tolist() == [0, 0, 0, 0, 2] * 2 + [0, 0]  # of two environments
     row, time = batch.own.slot // LENGTH, batch.own.slot % LENGTH  # nothing ended since
     assert kept[row].all() and set(time.tolist()) == set(range(LENGTH))
     np.testing.assert_array_equal(batch.own.transition.reward, episodes.data.reward[row, time])
