@@ -40,6 +40,7 @@ AGENTS = {
     "cpl": "rljax.agents.preference.cpl",
     "ipl": "rljax.agents.preference.ipl",
     "reward_model": "rljax.agents.preference.reward_model",
+    "rot": "rljax.agents.imitation.rot",
     "max_causal_entropy": "rljax.agents.inverse.max_causal_entropy",
     "max_entropy": "rljax.agents.inverse.max_entropy",
     "apprenticeship": "rljax.agents.inverse.apprenticeship",

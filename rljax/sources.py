@@ -17,6 +17,7 @@ from rljax.data import priorities as priorities_lib
 from rljax.data import replay as replay_lib
 from rljax.data.dataset import Dataset
 from rljax.errors import UserError
+from rljax.metrics import average
 from rljax.record import record, static
 from rljax.types import Env, Key, Sample, Source, initial_memory
 
@@ -208,6 +209,7 @@ def episodes(
     num_batches: int,
     keep_best: bool,
     dataset: Dataset | None = None,
+    rewards_of: Callable | None = None,
 ) -> Source:
     """Whole episodes kept and read again: `length` steps in `num_envs` environments, then `num_batches` batches.
 
@@ -218,6 +220,8 @@ def episodes(
         where there is a dataset.
       keep_best: the episodes of highest return are kept; otherwise the newest.
       dataset: its episodes of highest return are there from the start.
+      rewards_of: (steps [L], mask [L]) -> reward [L], what steps are worth as soon as their episode has ended, in place of what
+        they were paid. The metrics then have what episodes came to by it, as `episode/judged`.
 
     Raises:
       UserError: episodes have no time limit.
@@ -233,7 +237,12 @@ def episodes(
         actors, batch, finished = rollout.unroll(
             env, act, initial_memory(agent, num_envs), actors, key, length, agent.receive
         )
-        return (actors, episodes_lib.add(kept, batch.steps.replace(extras={}))), finished
+        count, kept = kept.count, episodes_lib.add(kept, batch.steps.replace(extras={}))
+        if rewards_of is not None:
+            kept = episodes_lib.judge(kept, count, rewards_of)
+            new = episodes_lib.added_since(kept, count)
+            finished["episode/judged"] = average(kept.episode_return, new)
+        return (actors, kept), finished
 
     def init(agent, key):
         start_key, example_key, restart_key, key = jax.random.split(key, 4)

@@ -67,12 +67,13 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     def distance(action, data_action):
         return jax.vmap(squared_distance, (0, 0, None))(action, data_action, config.average_dimensions)
 
-    def policy_loss(q, action, steps):
+    def policy_loss(policy, q, steps):
         """-lambda Q(s, pi(s)) + beta_1 |pi(s) - a|^2 with lambda = alpha / mean |Q|, a constant. arXiv:2106.06860, section 5."""
-        far = distance(action, steps.action).mean()
-        size = jnp.maximum(jnp.abs(q).mean(), 1e-8)
+        action = policy(steps.observation)
+        values, far = q(steps.observation, action), distance(action, steps.action).mean()
+        size = jnp.maximum(jnp.abs(values).mean(), 1e-8)
         scale = config.alpha / jax.lax.stop_gradient(size)
-        return config.policy_penalty * far - scale * q.mean(), {"policy/distance": far}
+        return config.policy_penalty * far - scale * values.mean(), {"policy/distance": far}
 
     def target_penalty(action, steps):
         """beta_2 |a' - a'_data|^2 [B], and 0 where the data have no next action. arXiv:2305.09836, section 3."""

@@ -69,9 +69,9 @@ def networks(spec: EnvSpec, config: Config) -> tuple[FeedForward, FeedForward]:
     return FeedForward(spec.action.size, **shared), critic
 
 
-def highest_q(q, action, steps) -> tuple[Float[Array, ""], Metrics]:
+def highest_q(policy, q, steps) -> tuple[Float[Array, ""], Metrics]:
     """The policy climbs Q: the deterministic policy gradient. Silver et al., 2014, theorem 1."""
-    return -q.mean(), {}
+    return -q(steps.observation, policy(steps.observation)).mean(), {}
 
 
 def make(
@@ -83,7 +83,8 @@ def make(
     """TD3 for continuous actions in [-1, 1]. Reads a `Sample` [policy_delay * B] at a time.
 
     Args:
-      policy_loss: (Q_1 [B] of the policy's actions, these actions [B, A], transitions [B]) -> (loss, metrics).
+      policy_loss: (policy, q, transitions [B]) -> (loss, metrics), where policy: (observation [B, ...]) -> action [B, A], and q:
+        (observation [B, ...], action [B, A]) -> Q_1 [B], a constant but for its arguments.
       target_penalty: (actions of the target [B, A], transitions [B]) -> what is taken off their value, [B].
     Raises:
       ValueError: the actions are discrete; or, from `update`, policy_delay does not divide the sample.
@@ -150,11 +151,13 @@ def make(
         priority = metrics.pop("priority").reshape(size)
         last = jax.tree.map(lambda x: x[-1], batches.transition)
 
+        first_params = jax.tree.map(lambda x: x[:1], critic_model.params)
+
+        def q(observation, action):
+            return first_critic.apply(first_params, observation, action)[0, :, 0]
+
         def loss_of_policy(params):
-            action = actions(params, last.observation)
-            critic_params = jax.tree.map(lambda x: x[:1], critic_model.params)
-            q = first_critic.apply(critic_params, last.observation, action)[0, :, 0]
-            loss, metrics = policy_loss(q, action, last)
+            loss, metrics = policy_loss(lambda observation: actions(params, observation), q, last)
             return loss, {"loss/policy": loss} | metrics
 
         policy_model, policy_metrics = descend(policy_optimiser, state.policy, loss_of_policy)

@@ -5,13 +5,16 @@ that are kept, and the environment takes over the row of the episode that has to
 cannot be drawn, so that what followed a step is always known: returns to go are the episode's return less what was paid before.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rljax.data.dataset import Dataset, Segment
+from rljax.losses.multistep import n_step
 from rljax.record import record, static
-from rljax.types import Key, Transition
+from rljax.types import Key, Sample, Transition
 
 EMPTY, OPEN = -jnp.inf, jnp.inf  # worth of rows that hold nothing, and of those that are being written
 
@@ -98,6 +101,39 @@ def _add_step(episodes: Episodes, step: Transition) -> Episodes:
     )
 
 
+def added_since(episodes: Episodes, count: Int[Array, ""]) -> Bool[Array, " R"]:
+    """Which of the rows that are kept hold an episode that ended after there had been `count`."""
+    return episodes.kept & (episodes.age > count)
+
+
+def judge(episodes: Episodes, count: Int[Array, ""], rewards_of: Callable) -> Episodes:
+    """Put rewards of whole episodes in the place of those paid, in the episodes that ended after there had been `count`.
+
+    Costs as much as there are such episodes, also where many runs are vmapped. Which episodes are best (`keep_best`) is still
+    decided by what was paid.
+
+    Args:
+      rewards_of: (steps [L], mask [L]) -> reward [L], of an episode whose steps are those where `mask` holds.
+    """
+
+    def judge_one(carry):
+        waiting, reward, paid, episode_return = carry
+        row = jnp.argmax(waiting)
+        mask = jnp.arange(paid.shape[1]) < episodes.length[row]
+        new = jnp.where(mask, rewards_of(jax.tree.map(lambda x: x[row], episodes.data), mask), 0.0)
+        return (
+            waiting.at[row].set(False),
+            reward.at[row].set(new),
+            paid.at[row].set(jnp.cumsum(new) - new),
+            episode_return.at[row].set(new.sum()),
+        )
+
+    waiting = added_since(episodes, count)
+    carry = waiting, episodes.data.reward, episodes.paid, episodes.episode_return
+    _, reward, paid, episode_return = jax.lax.while_loop(lambda carry: carry[0].any(), judge_one, carry)
+    return episodes.replace(data=episodes.data.replace(reward=reward), paid=paid, episode_return=episode_return)
+
+
 def restart(episodes: Episodes) -> Episodes:
     """Forget the episodes that have not ended: each environment is at the start of another."""
     return episodes.replace(time=jnp.zeros_like(episodes.time), earned=jnp.zeros_like(episodes.earned))
@@ -142,6 +178,32 @@ def read_segments(episodes: Episodes, row: Int[Array, " B"], time: Int[Array, " 
     times, row = jnp.maximum(wanted, 0), row[:, None]
     steps = jax.tree.map(lambda x: x[row, times], episodes.data)
     return Segment(steps, episodes.episode_return[row] - episodes.paid[row, times], times, wanted >= 0)
+
+
+def read_samples(
+    episodes: Episodes, row: Int[Array, " B"], time: Int[Array, " B"], gamma: Float[Array, ""], num_steps: int
+) -> Sample:
+    """The steps at `row` and `time`, each joined with the `num_steps` - 1 that follow it in its episode, with the `episode_return`
+    among their extras. After a time limit the bootstrap is the value of what the dynamics led to."""
+    last_there = episodes.steps[row] - 1
+    times = jnp.minimum(time[:, None] + jnp.arange(num_steps), last_there[:, None])  # [B, n]
+    at = lambda x: x[row[:, None], times]
+    reward, discount, last = jax.vmap(n_step, (0, 0, 0, None))(
+        at(episodes.data.reward),
+        at(episodes.data.terminated),
+        at(episodes.data.truncated) | (times == last_there[:, None]),
+        gamma,
+    )
+    first = jax.tree.map(lambda x: x[row, time], episodes.data)
+    end = jax.tree.map(lambda x: x[row, time + last], episodes.data)
+    joined = first.replace(
+        reward=reward,
+        terminated=end.terminated,
+        truncated=end.truncated,
+        next_observation=end.next_observation,
+        extras={"episode_return": episodes.episode_return[row]},
+    )
+    return Sample(joined, discount, jnp.ones_like(reward), row * episodes.paid.shape[1] + time)
 
 
 @record

@@ -1,6 +1,7 @@
 """How far a policy's action is from the one in the data, for one transition, and how steep a policy is between two states."""
 
 import chex
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -30,3 +31,10 @@ def squared_slope(
     between = jnp.square(state - other_state).sum()
     apart = between > 0.0
     return jnp.where(apart, jnp.square(action - other_action).sum() / jnp.where(apart, between, 1.0), 0.0)
+
+
+def prefers(other_q: Scalar, own_q: Scalar) -> Scalar:
+    """1 where a critic thinks more of another's action than of the policy's own, else 0: the Q-filter (Nair et al., 2018,
+    arXiv:1709.10089), whose mean over states is ROT's soft one (Haldar et al., 2022, arXiv:2206.15469). A constant."""
+    chex.assert_rank([other_q, own_q], 0)
+    return jax.lax.stop_gradient((other_q > own_q).astype(own_q.dtype))

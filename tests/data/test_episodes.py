@@ -32,7 +32,7 @@ def stream(length=64, seed=0):
         reward=jnp.asarray(rng.integers(-3, 4, shape), jnp.float32),
         terminated=jnp.asarray(ends & ~cut),
         truncated=jnp.asarray(ends & cut),
-        next_observation=jnp.zeros((*shape, 1)),
+        next_observation=-1.0 - jnp.arange(length * NUM_ENVS, dtype=jnp.float32).reshape(*shape, 1),
     )
 
 
@@ -132,6 +132,56 @@ def test_segments_are_those_of_the_episode(kept):
             assert bool(segment.mask[b, k]) == (at >= 0) and int(segment.time[b, k]) == max(at, 0)
             assert float(segment.transition.observation[b, k, 0]) == observation[episode[max(at, 0)]]
             assert float(segment.return_to_go[b, k]) == sum(reward[step] for step in episode[max(at, 0) :])
+
+
+def test_samples_are_those_of_the_episode(kept):
+    """Three steps at most, not beyond the episode or the row: after a truncation and at a row's end what followed still counts."""
+    steps, episodes, listed = kept
+    rows, times = np.nonzero(np.arange(ROW) < np.asarray(episodes.steps)[:, None])
+    sample = jax.jit(lib.read_samples, static_argnums=4)(episodes, jnp.asarray(rows), jnp.asarray(times), 0.9, 3)
+    reward, observation = np.float64(steps.reward), np.asarray(steps.observation)[..., 0]
+    following, terminated = np.asarray(steps.next_observation)[..., 0], np.asarray(steps.terminated)
+    found = {int(observation[episode[0]]): episode for episode in listed}
+    for b, (row, time) in enumerate(zip(rows, times)):
+        episode = found[int(episodes.data.observation[row, 0, 0])]
+        joined = episode[:ROW][time : time + 3]
+        end = terminated[joined[-1]]
+        expected = sum(0.9**k * reward[at] for k, at in enumerate(joined)), 0.0 if end else 0.9 ** len(joined)
+        np.testing.assert_allclose((sample.transition.reward[b], sample.discount[b]), expected, rtol=1e-6, atol=1e-6)
+        assert float(sample.transition.observation[b, 0]) == observation[joined[0]]
+        assert float(sample.transition.next_observation[b, 0]) == following[joined[-1]]
+        assert bool(sample.transition.terminated[b]) == end
+        assert float(sample.transition.extras["episode_return"][b]) == sum(reward[at] for at in episode)
+    assert set(np.round(np.float64(sample.discount), 3)) == {0.0, 0.9, 0.81, 0.729}
+
+
+def test_episodes_that_ended_are_judged_once():
+    """By their numbers and how many there are; those kept before stay as they are, also where runs differ in how many are new."""
+    steps = stream()
+    rewards_of = lambda row, mask: row.observation[:, 0] * mask.sum() - 1.0  # also where there is no step
+    part = lambda rows: jax.tree.map(lambda x: x[rows], steps)
+
+    @jax.jit
+    @jax.vmap
+    def run(early):
+        before = lib.add(lib.init(EXAMPLE, 40, ROW, NUM_ENVS, False), part(slice(0, 8)))
+        after = lib.add(before, part(slice(8, 16)))
+        return before, after, lib.judge(after, jnp.where(early, 0, before.count), rewards_of)
+
+    before, after, judged = run(jnp.array([True, False]))
+    new = np.asarray(after.kept & ~before.kept)
+    assert 0 < new[0].sum() < after.kept[0].sum()
+    one = lambda tree, i: jax.tree.map(lambda x: np.asarray(x[i]), tree)
+    for i, rows in enumerate((np.asarray(after.kept)[0], new[1])):
+        old, found = one(after, i), one(judged, i)
+        mask = np.arange(ROW) < old.steps[:, None]
+        expected = np.where(mask, old.data.observation[..., 0] * old.steps[:, None] - 1.0, 0.0)
+        expected = np.where(rows[:, None], expected, old.data.reward)
+        np.testing.assert_array_equal(found.data.reward, expected)
+        np.testing.assert_array_equal(found.episode_return[rows], expected.sum(1)[rows])
+        np.testing.assert_array_equal(found.episode_return[~rows], old.episode_return[~rows])
+        paid = np.where(rows[:, None], np.cumsum(expected, 1) - expected, old.paid)
+        np.testing.assert_array_equal(found.paid[mask], paid[mask])
 
 
 def test_every_step_is_drawn_as_often(kept):

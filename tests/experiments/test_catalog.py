@@ -15,7 +15,7 @@ from rljax.experiments import catalog
 from rljax.sources import Demonstrator
 
 ENVS = {name: make(name) for name in ("gymnax/CartPole-v1", "gymnax/Pendulum-v1", "rljax/Gridworld")}
-CONTINUOUS_ONLY = ("td3", "td3_bc", "sac_n", "lipschitz_bc")
+CONTINUOUS_ONLY = ("td3", "td3_bc", "sac_n", "lipschitz_bc", "rot")
 FINITE_ONLY = ("max_causal_entropy", "max_entropy", "apprenticeship", "max_margin", "bayesian")
 ROADS_ONLY = ("rhip",)
 NOT_IN = {
