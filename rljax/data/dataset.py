@@ -22,6 +22,7 @@ class Dataset:
     """N transitions of E episodes.
 
     transition: [N]; truncated also where the recording stopped. `extras` hold `log_prob` of the actions where it was recorded.
+      `action` is None where what was done is not known.
     next_action: [N], the action that followed; the row's own where an episode ended.
     has_next: whether there is a next_action.
     return_to_go: undiscounted sum of rewards from this step to the episode's end.
@@ -69,7 +70,7 @@ def from_transitions(steps: Transition) -> Dataset:
     return_to_go = total[ends][episode] - total + steps.reward
     dataset = Dataset(
         transition=jax.tree.map(jnp.asarray, steps),
-        next_action=jnp.asarray(steps.action[following]),
+        next_action=None if steps.action is None else jnp.asarray(steps.action[following]),
         has_next=jnp.asarray(~last),
         return_to_go=jnp.asarray(return_to_go, jnp.float32),
         episode=jnp.asarray(episode, jnp.int32),
@@ -90,6 +91,26 @@ def weighted(dataset: Dataset, weight: Float[np.ndarray, " E"]) -> Dataset:
     if not (np.isfinite(mass[-1]) and mass[-1] > 0 and np.min(weight) >= 0):
         raise UserError("Weights of episodes must be finite and not negative, and one of them above 0.")
     return dataset.replace(cumulative=jnp.asarray(mass / mass[-1], jnp.float32))
+
+
+def joined(datasets: list[Dataset]) -> Dataset:
+    """The episodes of all of them. Each is drawn from in proportion to its number of steps, and within it as before; of extras
+    and states those are kept that all have.
+
+    Raises:
+      UserError: some hold actions and others none.
+    """
+    steps = [data.transition for data in datasets]
+    if len({step.action is None for step in steps}) > 1:
+        raise UserError("Data with actions cannot be joined to data without.")
+    kept = set.intersection(*(set(step.extras) for step in steps))
+    extras = [{name: step.extras[name] for name in kept} for step in steps]
+    if all(jax.tree.leaves(data.env_state) for data in datasets):
+        extras = [x | {"env_state": data.env_state} for x, data in zip(extras, datasets)]
+    steps = [step.replace(extras=x) for step, x in zip(steps, extras)]
+    whole = from_transitions(jax.tree.map(lambda *x: np.concatenate(x), *steps))
+    share = [np.diff(np.asarray(data.cumulative, np.float64), prepend=0.0) * data.size for data in datasets]
+    return weighted(whole, np.concatenate(share) / np.asarray(whole.length))
 
 
 def top_weights(dataset: Dataset, fraction: float) -> Float[np.ndarray, " E"]:
@@ -155,14 +176,22 @@ def draw(dataset: Dataset, key: Key, batch_size: int) -> Int[Array, " B"]:
     return dataset.start[episode] + jnp.minimum(step, length - 1)
 
 
+def first_observations(dataset: Dataset, key: Key, shape: tuple[int, ...]) -> Array:
+    """What episodes began with: each is drawn by its weight, however long it is."""
+    mass = jnp.diff(dataset.cumulative, prepend=0.0) / dataset.length
+    episode = jax.random.choice(key, len(dataset.start), shape, p=mass / mass.sum())
+    return dataset.transition.observation[dataset.start[episode]]
+
+
 def read(dataset: Dataset, row: Int[Array, " B"], gamma: Float[Array, ""]) -> Sample:
     """The transitions at `row`, with `next_action`, `has_next`, `return_to_go` and `time` in the episode among their extras."""
     extras = {
-        "next_action": dataset.next_action[row],
         "has_next": dataset.has_next[row],
         "return_to_go": dataset.return_to_go[row],
         "time": row - dataset.start[dataset.episode[row]],
     }
+    if dataset.next_action is not None:
+        extras["next_action"] = dataset.next_action[row]
     steps = jax.tree.map(lambda x: x[row], dataset.transition).replace(extras=extras)
     return Sample(steps, gamma * (1.0 - steps.terminated), jnp.ones_like(steps.reward), row)
 
