@@ -31,11 +31,12 @@ def test_contract(name, env_name):
     env, module = ENVS[env_name], catalog.agent(name)
     config = module.Config()
     record = jax.jit(lambda key: collect(env, uniform(env), (), key, 2, 30, True))
-    given = [dataset_lib.from_transitions(record(jax.random.key(0)))] if catalog.needs_data(name) else []
-    given += [Demonstrator((), uniform(env).act)] if catalog.asks(name) else []
+    data = dataset_lib.from_transitions(record(jax.random.key(0))) if catalog.needs_data(name) else ()
+    known = {"dataset": data, "demonstrations": data, "demonstrator": Demonstrator((), uniform(env).act)}
+    given = {what: x for what, x in known.items() if catalog.takes(name, what) and (data or what != "dataset")}
 
     def check():
-        check_agent(module.make(env.spec, config), env, module.source(env, config, *given))
+        check_agent(module.make(env.spec, config), env, module.source(env, config, **given))
 
     if name in NOT_IN[env_name]:
         with pytest.raises(UserError):
