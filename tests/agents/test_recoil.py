@@ -67,7 +67,6 @@ def test_the_loss_by_hand(values_of, target_network, matching):
 
 
 def test_one_episode_among_many_random_ones_is_worth_more_than_all_of_them_cloned(one_shown):
-    """The dataset that helps holds random actions alone: what was demonstrated need not be in it."""
     config = SMALL.replace(
         policy_learning_rate=1e-2, gamma=0.95, num_updates=4, target_network=True, inverse_temperature=10.0
     )
