@@ -41,6 +41,10 @@ AGENTS = {
     "ipl": "rljax.agents.preference.ipl",
     "reward_model": "rljax.agents.preference.reward_model",
     "rot": "rljax.agents.imitation.rot",
+    "ls_iq": "rljax.agents.imitation.ls_iq",
+    "valuedice": "rljax.agents.imitation.valuedice",
+    "smodice": "rljax.agents.imitation.smodice",
+    "recoil": "rljax.agents.imitation.recoil",
     "max_causal_entropy": "rljax.agents.inverse.max_causal_entropy",
     "max_entropy": "rljax.agents.inverse.max_entropy",
     "apprenticeship": "rljax.agents.inverse.apprenticeship",
@@ -74,9 +78,14 @@ def agent(name: str) -> ModuleType:
     return module
 
 
+def takes(agent_name: str, what: str) -> bool:
+    """Whether an agent's source has an argument `what`: a dataset, demonstrations beside it, a demonstrator."""
+    return what in inspect.signature(agent(agent_name).source).parameters
+
+
 def takes_data(agent_name: str) -> bool:
     """Whether an agent's source can be made of a dataset: `source(env, config, dataset)`."""
-    return "dataset" in inspect.signature(agent(agent_name).source).parameters
+    return takes(agent_name, "dataset")
 
 
 def needs_data(agent_name: str) -> bool:
@@ -88,7 +97,7 @@ def needs_data(agent_name: str) -> bool:
 
 def asks(agent_name: str) -> bool:
     """Whether an agent's source asks a demonstrator what to do: `source(env, config, demonstrator)`."""
-    return "demonstrator" in inspect.signature(agent(agent_name).source).parameters
+    return takes(agent_name, "demonstrator")
 
 
 def tuned(agent_name: str, env_name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@
   navigate   rljax/PointMaze-medium/navigate: a wanderer between random cells, until it happens on the goal or time is up
   stitch     the same in episodes of STITCH steps, about five cells: no episode shows the whole way from afar to the goal
 
+Several names joined by ` + ` are one dataset of all their episodes: 'brax/hopper/random + brax/hopper/expert?episodes=1'.
 Names take the options of files, and
 
   transitions=100000   how many are made
@@ -19,13 +20,14 @@ import functools
 import math
 import pathlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
 
 from rljax import parallel
 from rljax.agents.behaviour import linear, wanderer
+from rljax.data import dataset as dataset_lib
 from rljax.data import files
 from rljax.data.collect import collect, side_by_side, uniform
 from rljax.data.dataset import Dataset
@@ -88,12 +90,24 @@ MADE = {"transitions": TRANSITIONS, "states": 0}  # options of data that are mad
 MAZES_ONLY = ("navigate", "stitch")
 
 
-def load(name: str, spec: EnvSpec) -> Dataset:
-    """The dataset of a name, held to `spec`.
+def load(name: str, spec: EnvSpec, required: Iterable[str] = files.REQUIRED) -> Dataset:
+    """The dataset of a name, or of several joined by ` + `, held to `spec`.
 
+    Args:
+      required: arrays that a file must have.
     Raises:
       UserError: there is none of the name, it is not what it should be, or does not fit `spec`.
     """
+    found = [_load(part, spec, required) for part in parts(name)]
+    return found[0] if len(found) == 1 else dataset_lib.joined(found)
+
+
+def parts(name: str) -> list[str]:
+    """The names that a name joins."""
+    return name.split(" + ")
+
+
+def _load(name: str, spec: EnvSpec, required: Iterable[str]) -> Dataset:
     path, options = files.parse(name, extra=(*MADE, *judged.OPTIONS))
     env_name, _, tier = path.rpartition("/")
     asked = [option for option in judged.OPTIONS if option in options]
@@ -112,7 +126,7 @@ def load(name: str, spec: EnvSpec) -> Dataset:
             raise UserError(
                 f"There is no dataset {path}: no such folder, and no such tier of data; {nearest(tier, TIERS)}"
             )
-        steps, feedback = files.read(path, options), files.judgements(path)
+        steps, feedback = files.read(path, options, required), files.judgements(path)
     dataset = files.finish(steps, path, options, spec, feedback)
     if asked:
         key = jax.random.fold_in(jax.random.key(JUDGEMENTS), zlib.crc32(path.encode()))

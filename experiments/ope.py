@@ -92,7 +92,7 @@ def evaluate_offline(
     ):
         if value < least:
             raise UserError(f"--{name}={value} must be at least {least}.")
-    for option in files.parse(dataset, extra=datasets.MADE)[1]:
+    for option in (option for part in datasets.parts(dataset) for option in files.parse(part, datasets.MADE)[1]):
         if option in files.WEIGHTS:
             raise UserError(f"?{option} chooses episodes by their return, and estimates from them would be biased.")
         if option == "every":

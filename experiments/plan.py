@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from rljax import parallel, train
 from rljax.check import check_agent, check_env
 from rljax.data import dataset as dataset_lib
+from rljax.data import files
 from rljax.data.dataset import Dataset
 from rljax.envs import make as make_env
 from rljax.envs import on_host
@@ -24,7 +24,6 @@ from rljax.sources import Demonstrator
 from rljax.types import Agent, Env
 
 MAX_CHUNKS = 100
-PAID_AT_ONCE = 4096  # steps of a dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Plan:
 
     steps: environment steps of each run; updates where the agent learns from data at rest.
     dataset: what such an agent learns from (see experiments/datasets); "" for the others.
+    demonstrations: what an agent imitates that also learns from a dataset of all kinds of behaviour; "" for the others.
     demonstrator: whom an agent asks that learns by asking (see experiments/policies); "" for the others.
     start_from: folder of a run whose agents, seed by seed, these begin as; "" for new ones. A run under way needs it no more.
     reward_from: folder of a run whose learned reward, seed by seed, these are trained on; "" for the environment's, by
@@ -57,6 +57,7 @@ class Plan:
     start_from: str = ""
     reward_from: str = ""
     demonstrator: str = ""
+    demonstrations: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -67,6 +68,19 @@ class Plan:
         plan = {name: value for name, value in saved.items() if name in names}
         plan["config"] = {k: tuple(v) if isinstance(v, list) else v for k, v in plan["config"].items()}
         return cls(**plan)
+
+
+def _demonstrator(name: str, env: Env) -> Demonstrator:
+    from rljax.experiments import policies  # which reads runs, whose plans this module reads
+
+    return policies.demonstrator(name, env)
+
+
+GIVEN = {  # what a source can read besides the environment, by the name of its argument: (name, environment) -> what it is
+    "dataset": lambda name, env: datasets.load(name, env.spec),
+    "demonstrations": lambda name, env: datasets.load(name, env.spec, files.WATCHED),
+    "demonstrator": _demonstrator,
+}
 
 
 @record
@@ -93,6 +107,13 @@ class Program:
             raise UserError(f"{plan.agent} makes its own experience and takes no --dataset.")
         if catalog.needs_data(plan.agent) and not plan.dataset:
             raise UserError(f"{plan.agent} learns from data: give them by --dataset=PATH.")
+        if plan.demonstrations and not catalog.takes(plan.agent, "demonstrations"):
+            hint = "; what it imitates is its --dataset" if catalog.needs_data(plan.agent) else ""
+            raise UserError(f"{plan.agent} takes no --demonstrations{hint}.")
+        if catalog.takes(plan.agent, "demonstrations") and not plan.demonstrations:
+            raise UserError(
+                f"{plan.agent} imitates some of the data: say which by --demonstrations={plan.env}/expert?episodes=1 or a file."
+            )
         if plan.demonstrator and not catalog.asks(plan.agent):
             raise UserError(f"{plan.agent} asks nobody what to do and takes no --demonstrator.")
         if catalog.asks(plan.agent) and not plan.demonstrator:
@@ -117,7 +138,7 @@ class Program:
         self.runs = [(point, plan.seed + i) for point in self.points for i in range(plan.num_seeds)]
         self.fleet = parallel.fleet(len(self.runs), plan.layout)
         self.agent({})  # refuses what it cannot act in
-        self.source = self._source(self.config, ())  # a source looks at its dataset only when it starts
+        self.source = self._source(self.config, dict.fromkeys(self.reads, ()))  # data are looked at only when it starts
         self._count_chunks()
         if not on_host(plan.env):
             check_env(self.env)
@@ -125,27 +146,20 @@ class Program:
             check_agent(self.agent({}), self.env, self.source)
 
     @property
-    def learns_from_data(self) -> bool:
-        return bool(self.plan.dataset)
+    def reads(self) -> list[str]:
+        """What the source reads besides the environment: the names of its arguments and of the plan's fields."""
+        return [name for name in GIVEN if getattr(self.plan, name)]
 
     @functools.cached_property
-    def given(self) -> Dataset | Demonstrator | tuple:
-        """What the source reads besides the environment, looked up when first asked for, since acting needs none of it."""
-        if self.plan.dataset:
-            given = datasets.load(self.plan.dataset, self.env.spec)
-        elif self.plan.demonstrator:
-            from rljax.experiments import policies  # which reads runs, whose plans this module reads
-
-            given = policies.demonstrator(self.plan.demonstrator, self.env)
-        else:
-            return ()
-        check_agent(self.agent({}), self.env, self._source(self.config, given))
+    def given(self) -> dict[str, Dataset | Demonstrator]:
+        """What the source reads, by name, looked up when first asked for, since acting needs none of it."""
+        given = {name: GIVEN[name](getattr(self.plan, name), self.env) for name in self.reads}
+        if given:
+            check_agent(self.agent({}), self.env, self._source(self.config, given))
         return given
 
     def _source(self, config, given, env=None):
-        return self.module.source(
-            env or self.env, config, *([given] if self.plan.dataset or self.plan.demonstrator else [])
-        )
+        return self.module.source(env or self.env, config, **given)
 
     def _count_chunks(self) -> None:
         per_iteration, warmup = self.steps_per_iteration, self.source.warmup_steps
@@ -180,15 +194,14 @@ class Program:
     def agent(self, point: dict[str, Any]) -> Agent:
         return self.module.make(self.env.spec, self.config.replace(**point))
 
-    def learner(self, point: dict[str, Any], given: Any = (), reward: LearnedReward | None = None) -> train.Learner:
+    def learner(self, point: dict[str, Any], given: Any = None, reward: LearnedReward | None = None) -> train.Learner:
         """The loop for the point of a sweep, on `self.given`; all arguments may be traced. A learned reward is paid in the place of
         the environment's and of a dataset's."""
-        config, env = self.config.replace(**point), self.env
+        config, env, given = self.config.replace(**point), self.env, dict(given or {})
         if reward is not None:
             env = Rewarded(env, reward.state, reward.function)
-            if isinstance(given, Dataset):
-                one = lambda step: reward.function(reward.state, jax.tree.map(lambda x: x[None], step))[0]
-                given = dataset_lib.paid(given, jax.lax.map(one, given.transition, batch_size=PAID_AT_ONCE))
+            if "dataset" in given:
+                given["dataset"] = dataset_lib.paid(given["dataset"], functools.partial(reward.function, reward.state))
         return train.make(self.module.make(self.env.spec, config), self._source(config, given, env))
 
     def inputs(self):

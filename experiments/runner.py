@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from rljax import logging
 from rljax.checkpoint import Checkpoints
+from rljax.data.dataset import Dataset
 from rljax.data.files import describe
 from rljax.envs import on_host
 from rljax.evaluate import MAX_STEPS, evaluate, interquartile_mean
@@ -51,9 +52,10 @@ def run(
     """
     program = Program(plan)
     given = program.given  # read before anything is written
-    found = describe(given) if program.learns_from_data else {}
-    if found and not quiet and jax.process_index() == 0:
-        print(f"{plan.dataset}: {found}")
+    found = {name: describe(data) for name, data in given.items() if isinstance(data, Dataset)}
+    if not quiet and jax.process_index() == 0:
+        for name, contents in found.items():
+            print(f"{getattr(plan, name)}: {contents}")
     plan = dataclasses.replace(plan, config=catalog.fields(program.config))
     resume = resume and folder.config.exists()
     chief = jax.process_index() == 0
@@ -169,7 +171,7 @@ def run(
         "env_steps_per_second": rate and round(rate * program.source.env_steps),
         "updates_per_second": rate and round(rate * program.source.num_batches, 1),
         "failures": list(failed.values()),
-        **({"dataset": found} if found else {}),
+        **found,
         "device": device(),
     }
     if chief:

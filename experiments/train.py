@@ -23,7 +23,13 @@ def define_flags():
     flags.DEFINE_string(
         "dataset",
         "",
-        "What an offline agent learns from: a file or ENV/TIER, ?OPTION=VALUE&... (see experiments/datasets.py).",
+        "What an offline agent learns from: a file or ENV/TIER, ?OPTION=VALUE&...; several, joined by ' + ' (see "
+        "experiments/datasets.py).",
+    )
+    flags.DEFINE_string(
+        "demonstrations",
+        "",
+        "What an agent imitates that learns how from a --dataset of all kinds of behaviour; named like that.",
     )
     flags.DEFINE_string(
         "demonstrator",

@@ -151,7 +151,14 @@ def stacked(batch: Any, num_batches: int) -> Any:
 
 
 def at_rest(
-    dataset: Dataset, *, batch_size: int, num_batches: int, gamma, num_steps: int = 1, outcomes: bool = False
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    num_batches: int,
+    gamma,
+    num_steps: int = 1,
+    outcomes: bool = False,
+    actions: bool = True,
 ) -> Source:
     """Batches of `Sample` from a dataset, `num_batches` at a time; its steps are updates. Nothing is kept in its state.
 
@@ -159,7 +166,12 @@ def at_rest(
       num_steps: steps that a sample spans.
       outcomes: samples have what their episodes came to among their extras (`data.dataset.outcomes`): `outcome`,
         `outcome_discount` and `outcome_observation`.
+      actions: the agent reads what was done.
+    Raises:
+      UserError: it does, and the data do not know.
     """
+    if actions and isinstance(dataset, Dataset) and dataset.transition.action is None:
+        raise UserError("These data hold no actions, and who learns from them copies what was done.")
     # once for all draws; a source that only acts has no dataset
     found = dataset_lib.outcomes(dataset, gamma) if outcomes and isinstance(dataset, Dataset) else {}
 
@@ -338,6 +350,21 @@ class Beside(NamedTuple):
 def beside(own: Source, data: Source) -> Source:
     """Batches of both, as `Beside`. Raises UserError as `together` does."""
     return together(own, data, Beside)
+
+
+def with_starts(source: Source, dataset: Dataset) -> Source:
+    """The same batches of `Sample`, with a `first_observation` among the extras of each: that of an episode of the dataset, drawn
+    by itself and not the sample's own."""
+
+    def next_batch(state, agent, agent_state, key):
+        key, start_key = jax.random.split(key)
+        state, batch, metrics = source.next(state, agent, agent_state, key)
+        steps = batch.transition
+        first = dataset_lib.first_observations(dataset, start_key, batch.weight.shape)
+        extras = steps.extras | {"first_observation": first}
+        return state, batch.replace(transition=steps.replace(extras=extras)), metrics
+
+    return source._replace(next=next_batch)
 
 
 def labelled(source: Source, **values) -> Source:

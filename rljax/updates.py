@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from rljax.errors import UserError
 from rljax.parallel import spread
-from rljax.types import Key, Metrics, Model
+from rljax.types import Key, Metrics, Model, Params
 
 
 def descend(optimiser: optax.GradientTransformation, model: Model, loss: Callable) -> tuple[Model, Metrics]:
@@ -52,6 +52,15 @@ def orthogonal_part(tree: Any, direction: Any) -> Any:
     dot = lambda a, b: sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
     share = dot(tree, direction) / jnp.maximum(dot(direction, direction), 1e-10)
     return jax.tree.map(lambda x, d: x - share * d, tree, direction)
+
+
+def off_diagonal(params: Params) -> Float[Array, ""]:
+    """Sum of the squares off the diagonal of W^T W, over all matrices of a network: 0 where the columns of each are orthogonal.
+
+    Brock et al., 2019 (arXiv:1809.11096), equation 3. Convolutions count as matrices of their last axis.
+    """
+    flat = [x.reshape(-1, x.shape[-1]) for x in jax.tree.leaves(params) if x.ndim > 1]
+    return sum(jnp.square((w.T @ w) * (1.0 - jnp.eye(w.shape[1]))).sum() for w in flat)
 
 
 def shuffled(key: Key, size: int) -> Int[Array, " size"]:

@@ -38,28 +38,15 @@ from rljax.updates import descend
 
 
 @record
-class Config:
-    """What is added to the settings of the policy's agent. Penalty and optimiser: arXiv:1809.02925, section 4 and its code."""
+class Config(reward_model.Config):
+    """What is added to the settings of the policy's agent."""
 
-    reward_learning_rate: float = 3e-4
-    reward_weight_decay: float = 0.0
-    gradient_penalty: float = (
-        0.0  # weight of (|gradient of f in its input| - penalty_target)^2 between demonstrations and own steps
-    )
-    penalty_target: float = 1.0
-    prior: float = 0.5  # share of own steps that count as demonstrated, where `positive_unlabelled`
     loss: str = static("logistic")
     reward: str = static("survival")
-    inputs: str = static("state_action")
     shaped: bool = static(False)  # f = g + gamma h(s') - h(s), where g is the reward
     subtract_log_prob: bool = static(False)  # f is log(exp(reward) / density of the policy's action)
-    absorbing: bool = static(False)  # a termination leads to a state of its own, which is paid for ever like any other
     demonstrated_starts: float = static(0.0)  # share of own episodes that begin in a state that was demonstrated
-    positive_unlabelled: bool = static(False)
-    spectral_norm: bool = static(False)
     normalize_observations: bool = static(True)  # by the agent's own steps so far
-    reward_hidden: tuple[int, ...] = static((64, 64))
-    reward_activation: str = static("tanh")
     reward_batch_size: int = static(256)  # of demonstrations, and of own steps
     reward_updates: int = static(1)  # for each update of the policy's agent
 
@@ -78,21 +65,15 @@ def make(spec: EnvSpec, config: Any, policy: Agent) -> Agent:
     Raises:
       UserError: a switch has no such setting; or likelihoods are wanted of a policy that does not know them.
     """
-    for name, known in (("loss", adversarial.LOSSES), ("reward", adversarial.REWARDS), ("inputs", reward_model.INPUTS)):
+    for name, known in (("loss", adversarial.LOSSES), ("reward", adversarial.REWARDS)):
         if getattr(config, name) not in known:
             raise UserError(f"There is no {name} {getattr(config, name)!r}; {nearest(getattr(config, name), known)}")
     if config.subtract_log_prob and policy.log_prob is None:
         raise UserError("subtract_log_prob needs a policy without a memory, whose actions' likelihoods are known.")
     loss_of, pay_of = adversarial.LOSSES[config.loss], adversarial.REWARDS[config.reward]
-    model = reward_model.make(spec, config)
+    model = reward_model.make(spec, config, config.shaped)
     absorbing_state = reward_model.nothing(spec, absorbed=1.0)
     optimiser = optax.adamw(config.reward_learning_rate, weight_decay=config.reward_weight_decay)
-    if config.absorbing and isinstance(config.gamma, float) and config.gamma >= 1.0:
-        raise UserError(f"gamma={config.gamma} must be below 1 where an absorbing state is lived in for ever.")
-
-    def steps_after():
-        """Steps in the absorbing state for each that led there, by the one discount."""
-        return config.gamma / (1.0 - config.gamma)
 
     def logit_of(params, step: Step):
         logit = model.logit(params, step)
@@ -102,8 +83,10 @@ def make(spec: EnvSpec, config: Any, policy: Agent) -> Agent:
         """What the policy is paid [...]: for the step and, where it terminated, for all that follows."""
         pay = jnp.vectorize(pay_of)(logit_of(params, step))
         if config.absorbing:
-            pay += steps_after() * step.terminated * pay_of(model.reward(params, absorbing_state))
+            pay += reward_model.steps_after(config) * step.terminated * pay_of(model.reward(params, absorbing_state))
         return pay
+
+    reward_loss = reward_model.loss_function(spec, config, model, logit_of, loss_of)
 
     # --- What is seen of a transition
 
@@ -140,41 +123,6 @@ def make(spec: EnvSpec, config: Any, policy: Agent) -> Agent:
         """What is paid; where likelihoods are subtracted the network's reward itself, unshaped: that of any policy."""
         _, step = seen(state, steps)
         return model.reward(state.reward.params, step) if config.subtract_log_prob else paid(state.reward.params, step)
-
-    def reward_loss(params, demos: Step, own: Step, key: Key):
-        def mean_loss(steps, label):
-            """Mean over the steps and what follows those that terminated."""
-            loss = lambda logit: jnp.vectorize(loss_of)(logit, jnp.float32(label))
-            total, count = loss(logit_of(params, steps)).sum(), steps.terminated.size
-            if config.absorbing:
-                after = steps_after() * steps.terminated.sum()
-                total, count = total + after * loss(model.reward(params, absorbing_state)), count + after
-            return total / count
-
-        as_demonstrated, as_own = mean_loss(demos, 1.0), mean_loss(own, 0.0)
-        if config.positive_unlabelled:
-            loss = adversarial.positive_unlabelled_loss(as_demonstrated, mean_loss(demos, 0.0), as_own, config.prior)
-        else:
-            loss = as_demonstrated + as_own
-
-        def slope_between(share, demo, own):
-            """Gradient of the logit in all that it sees, somewhere between the two, or where what terminated has led."""
-            if config.absorbing:
-                own = jax.tree.map(lambda a, b: jnp.where(own.terminated > 0.0, a, b), absorbing_state, own)
-            between = jax.tree.map(lambda a, b: share * a + (1.0 - share) * b, demo, own)
-            slope = jax.grad(lambda step: logit_of(params, step))(between)
-            seen = slope.observation, slope.action, slope.next_observation, slope.absorbed
-            return jnp.concatenate([x.reshape(-1) for x in seen])
-
-        slope = jax.vmap(slope_between)(jax.random.uniform(key, own.terminated.shape), demos, own)
-        penalty = jax.vmap(adversarial.gradient_penalty, (0, None))(slope, config.penalty_target).mean()
-        metrics = {
-            "loss/reward": loss,
-            "reward/steepness": jnp.linalg.norm(slope, axis=-1).mean(),
-            "reward/demonstrations_told": (logit_of(params, demos) > 0).mean(),
-            "reward/own_told": (logit_of(params, own) < 0).mean(),
-        }
-        return loss + config.gradient_penalty * penalty, metrics
 
     def update(state: State, batch: sources.Beside, key: Key) -> tuple[State, Metrics]:
         reward_key, policy_key = jax.random.split(key)

@@ -7,6 +7,7 @@ arXiv:2106.08909) is `one_step=True`: the critics judge the policy that made the
 policy improves on it once; here both are learnt side by side.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -68,9 +69,11 @@ def networks(spec: EnvSpec, config: Config) -> tuple[Policy, FeedForward]:
     return Policy(spec, shared), critic
 
 
-def make(spec: EnvSpec, config: Config = Config()) -> Agent:
+def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None = None) -> Agent:
     """AWAC, CRR or one-step RL for any actions. Reads a `Sample` [B] at a time.
 
+    Args:
+      critic_loss: (critic params, state, batch, key) -> (loss, metrics), in place of squared errors.
     Raises:
       UserError: there is no such weighting or baseline.
     """
@@ -120,24 +123,25 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     def log_prob(state: State, observation, action, explore: bool = True):
         return log_prob_of(policy.apply(state.policy.params, observation), spec, action, explore)
 
-    def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
-        target_key, policy_key = jax.random.split(key)
+    def squared_errors(params, state: State, batch: Sample, key: Key):
         steps, known = batch.transition, 1.0
         if config.one_step:
             next_value = lower_q(state.target_critic, steps.next_observation, steps.extras["next_action"])
             known = steps.terminated | steps.extras["has_next"]  # after a time limit there is no action to go on with
         else:
-            next_value = value_of_policy(
-                state.policy.params, state.target_critic, steps.next_observation, target_key, "mean"
-            )
+            next_value = value_of_policy(state.policy.params, state.target_critic, steps.next_observation, key, "mean")
         target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
+        q = q_taken(critic, spec, params, steps.observation, steps.action)
+        loss = (batch.weight * known * jnp.square(target - q).sum(axis=0)).mean()
+        return loss, {"loss/critic": loss, "critic/q": q.mean()}
 
-        def loss_of_critic(params):
-            q = q_taken(critic, spec, params, steps.observation, steps.action)
-            loss = (batch.weight * known * jnp.square(target - q).sum(axis=0)).mean()
-            return loss, {"loss/critic": loss, "critic/q": q.mean()}
-
-        critic_model, critic_metrics = descend(critic_optimiser, state.critic, loss_of_critic)
+    def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
+        critic_key, policy_key = jax.random.split(key)
+        steps = batch.transition
+        loss_of = critic_loss or squared_errors
+        critic_model, critic_metrics = descend(
+            critic_optimiser, state.critic, lambda params: loss_of(params, state, batch, critic_key)
+        )
         q = lower_q(critic_model.params, steps.observation, steps.action)
         value = value_of_policy(
             state.policy.params, critic_model.params, steps.observation, policy_key, config.baseline

@@ -5,6 +5,7 @@ first (in proportion to length times weight), then a step of it; with equal weig
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ class Dataset:
     """N transitions of E episodes.
 
     transition: [N]; truncated also where the recording stopped. `extras` hold `log_prob` of the actions where it was recorded.
+      `action` is None where what was done is not known.
     next_action: [N], the action that followed; the row's own where an episode ended.
     has_next: whether there is a next_action.
     return_to_go: undiscounted sum of rewards from this step to the episode's end.
@@ -72,7 +74,7 @@ def from_transitions(steps: Transition) -> Dataset:
     return_to_go = total[ends][episode] - total + steps.reward
     dataset = Dataset(
         transition=jax.tree.map(jnp.asarray, steps),
-        next_action=jnp.asarray(steps.action[following]),
+        next_action=None if steps.action is None else jnp.asarray(steps.action[following]),
         has_next=jnp.asarray(~last),
         return_to_go=jnp.asarray(return_to_go, jnp.float32),
         episode=jnp.asarray(episode, jnp.int32),
@@ -84,15 +86,17 @@ def from_transitions(steps: Transition) -> Dataset:
     return weighted(dataset, np.ones(len(ends)))
 
 
-def paid(dataset: Dataset, reward: Float[Array, " N"]) -> Dataset:
-    """The same steps, paid otherwise; episodes are drawn as before. May be traced."""
-    steps = dataset.transition.replace(reward=reward)
+def paid(dataset: Dataset, reward: Callable[[Transition], Array], at_once: int = 4096) -> Dataset:
+    """The same steps, paid by a function of transitions [B], `at_once` at a time; episodes are drawn as before. May be traced."""
+    steps = dataset.transition
+    one = lambda step: reward(jax.tree.map(lambda x: x[None], step))[0]
+    steps = steps.replace(reward=jax.lax.map(one, steps, batch_size=at_once))
 
     def add(total, step):
         total = jnp.where(step[1], 0.0, total) + step[0]
         return total, total
 
-    _, return_to_go = jax.lax.scan(add, jnp.zeros(()), (reward, steps.done), reverse=True)
+    _, return_to_go = jax.lax.scan(add, jnp.zeros(()), (steps.reward, steps.done), reverse=True)
     return dataset.replace(transition=steps, return_to_go=return_to_go)
 
 
@@ -105,6 +109,28 @@ def weighted(dataset: Dataset, weight: Float[np.ndarray, " E"]) -> Dataset:
     if not (np.isfinite(mass[-1]) and mass[-1] > 0 and np.min(weight) >= 0):
         raise UserError("Weights of episodes must be finite and not negative, and one of them above 0.")
     return dataset.replace(cumulative=jnp.asarray(mass / mass[-1], jnp.float32))
+
+
+def joined(datasets: list[Dataset]) -> Dataset:
+    """The episodes of all of them. Each is drawn from in proportion to its number of steps, and within it as before; of extras
+    and states those are kept that all have.
+
+    Raises:
+      UserError: some hold actions and others none, or there are judgements of their segments.
+    """
+    if any(jax.tree.leaves(data.feedback) for data in datasets):
+        raise UserError("Data with judgements of their segments cannot be joined to others.")
+    steps = [data.transition for data in datasets]
+    if len({step.action is None for step in steps}) > 1:
+        raise UserError("Data with actions cannot be joined to data without.")
+    kept = set.intersection(*(set(step.extras) for step in steps))
+    extras = [{name: step.extras[name] for name in kept} for step in steps]
+    if all(jax.tree.leaves(data.env_state) for data in datasets):
+        extras = [x | {"env_state": data.env_state} for x, data in zip(extras, datasets)]
+    steps = [step.replace(extras=x) for step, x in zip(steps, extras)]
+    whole = from_transitions(jax.tree.map(lambda *x: np.concatenate(x), *steps))
+    share = [np.diff(np.asarray(data.cumulative, np.float64), prepend=0.0) * data.size for data in datasets]
+    return weighted(whole, np.concatenate(share) / np.asarray(whole.length))
 
 
 def top_weights(dataset: Dataset, fraction: float) -> Float[np.ndarray, " E"]:
@@ -185,24 +211,30 @@ def draw(dataset: Dataset, key: Key, batch_size: int) -> Int[Array, " B"]:
     return dataset.start[episode] + jnp.minimum(step, length - 1)
 
 
+def first_observations(dataset: Dataset, key: Key, shape: tuple[int, ...]) -> Array:
+    """What episodes began with: each is drawn by its weight, however long it is."""
+    mass = jnp.diff(dataset.cumulative, prepend=0.0) / dataset.length
+    episode = jax.random.choice(key, len(dataset.start), shape, p=mass / mass.sum())
+    return dataset.transition.observation[dataset.start[episode]]
+
+
 def read(dataset: Dataset, row: Int[Array, " B"], gamma: Float[Array, ""], num_steps: int = 1) -> Sample:
     """The transitions at `row`, each joined with the `num_steps` - 1 that follow it in its episode. Among their extras are the
     `next_action` after the last of them and whether it `has_next`, and `return_to_go` and `time` in the episode of the first."""
-    end = _end(dataset, row)
-    rows = jnp.minimum(
-        row[:, None] + jnp.arange(num_steps), end[:, None]
-    )  # an end is done: what repeats it does not count
+    ahead = row[:, None] + jnp.arange(num_steps)
+    rows = jnp.minimum(ahead, _end(dataset, row)[:, None])  # an end is done: what repeats it does not count
     all_steps = dataset.transition
     reward, discount, position = jax.vmap(n_step, (0, 0, 0, None))(
         all_steps.reward[rows], all_steps.terminated[rows], all_steps.truncated[rows], gamma
     )
     last = row + position
     extras = {
-        "next_action": dataset.next_action[last],
         "has_next": dataset.has_next[last],
         "return_to_go": dataset.return_to_go[row],
         "time": row - dataset.start[dataset.episode[row]],
     }
+    if dataset.next_action is not None:
+        extras["next_action"] = dataset.next_action[last]
     steps = jax.tree.map(lambda x: x[row], all_steps).replace(
         reward=reward,
         terminated=all_steps.terminated[last],

@@ -40,6 +40,7 @@ NAMES = {
     "log_probs": ("log_probs", "log_prob"),
 }
 REQUIRED = ("observations", "actions", "rewards")
+WATCHED = ("observations",)  # of demonstrations that may be only watched: what was done and paid need not be known
 WEIGHTS = {
     "top": dataset_lib.top_weights,
     "temperature": dataset_lib.return_weights,
@@ -82,9 +83,10 @@ def parse(name: str, extra: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
     return path, options
 
 
-def read(path: str, options: dict[str, str]) -> Transition:
-    """The transitions [N] of a file."""
-    return to_transitions(_read(pathlib.Path(path)), path, options.get("dones"), number(options, "action_scale", 1.0))
+def read(path: str, options: dict[str, str], required: Iterable[str] = REQUIRED) -> Transition:
+    """The transitions [N] of a file; their action is None where none were recorded and `required` does not ask for them."""
+    scale = number(options, "action_scale", 1.0)
+    return to_transitions(_read(pathlib.Path(path)), path, options.get("dones"), scale, required)
 
 
 def judgements(path: str) -> Any:
@@ -199,9 +201,14 @@ def check_name(path: str | pathlib.Path) -> None:
 
 
 def to_transitions(
-    arrays: dict[str, np.ndarray], path: str, dones: str | None = None, action_scale: float = 1.0
+    arrays: dict[str, np.ndarray],
+    path: str,
+    dones: str | None = None,
+    action_scale: float = 1.0,
+    required: Iterable[str] = REQUIRED,
 ) -> Transition:
-    """Named arrays as transitions [N] that can be trusted: checked, and with the right next observations.
+    """Named arrays as transitions [N] that can be trusted: checked, and with the right next observations. What is missing
+    without being `required` is None (actions) or 0 (rewards).
 
     A file that gives no next observations, or gives the row below as that of the last step of an episode too, knows nothing of
     what followed a truncation: that step is dropped and the one before it is the episode's last.
@@ -211,7 +218,9 @@ def to_transitions(
         for spelling in spellings:
             if spelling in arrays:
                 found.setdefault(name, np.asarray(arrays[spelling]))
-    _check_arrays(found, path)
+    if "observations" in found and "rewards" not in required:
+        found.setdefault("rewards", np.zeros(np.shape(found["observations"])[:1]))
+    _check_arrays(found, path, required)
     size = len(found["rewards"])
     terminated, truncated = (found.get(name, np.zeros(size)).astype(bool) for name in ("terminated", "truncated"))
     if "dones" in found and "terminated" not in found and "truncated" not in found:
@@ -233,9 +242,9 @@ def to_transitions(
     unknown = (
         last if same[last].sum() >= max(1, 0.5 * last.sum()) else np.zeros(size, bool)
     )  # the way of the file, or chance
-    action = found["actions"]
+    action = found.get("actions")
     extras = {"log_prob": found["log_probs"].astype(np.float32)} if "log_probs" in found else {}
-    if np.issubdtype(action.dtype, np.floating):
+    if action is not None and np.issubdtype(action.dtype, np.floating):
         action = (action / action_scale).astype(np.float32)
         if np.abs(action).max() > 1.0 + 1e-4:
             raise UserError(
@@ -244,7 +253,7 @@ def to_transitions(
         action = np.clip(action, -1.0, 1.0)
         if extras:  # the density of what is scaled
             extras["log_prob"] += np.float32(action.reshape(size, -1).shape[1] * np.log(action_scale))
-    else:
+    elif action is not None:
         action = action.astype(np.int32)
     truncated = truncated & ~terminated
     truncated[:-1] |= unknown[1:] & ~(terminated | truncated)[:-1]
@@ -257,8 +266,8 @@ def to_transitions(
     return steps
 
 
-def _check_arrays(found: dict[str, np.ndarray], path: str) -> None:
-    missing = [name for name in REQUIRED if name not in found]
+def _check_arrays(found: dict[str, np.ndarray], path: str, required: Iterable[str]) -> None:
+    missing = [name for name in required if name not in found]
     if missing:
         raise UserError(f"{path} lacks {' and '.join(missing)}; rljax/data/files.py lists the names that are known.")
     if found["rewards"].ndim != 1:
@@ -287,13 +296,16 @@ def _check_arrays(found: dict[str, np.ndarray], path: str) -> None:
 
 def _check_fits(steps: Transition, spec: EnvSpec, path: str) -> None:
     kind = "continuous" if isinstance(spec.action, Continuous) else "discrete"
-    for what, there, here in (
-        ("observations of shape", steps.observation.shape[1:], tuple(spec.observation_shape)),
-        ("actions of shape", steps.action.shape[1:], tuple(spec.action.shape)),
-        ("actions that are", "continuous" if np.issubdtype(steps.action.dtype, np.floating) else "discrete", kind),
-    ):
+    compared = [("observations of shape", steps.observation.shape[1:], tuple(spec.observation_shape))]
+    if steps.action is not None:
+        recorded = "continuous" if np.issubdtype(steps.action.dtype, np.floating) else "discrete"
+        compared.append(("actions of shape", steps.action.shape[1:], tuple(spec.action.shape)))
+        compared.append(("actions that are", recorded, kind))
+    for what, there, here in compared:
         if there != here:
             raise UserError(f"{path} has {what} {there}, but the environment's are {here}.")
+    if steps.action is None:
+        return
     if kind == "discrete" and not 0 <= steps.action.min() <= steps.action.max() < spec.action.num_actions:
         raise UserError(
             f"{path} has actions from {steps.action.min()} to {steps.action.max()} of {spec.action.num_actions}."

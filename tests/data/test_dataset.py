@@ -175,3 +175,46 @@ def test_likelihoods_of_the_actions_are_kept_and_other_extras_are_not():
     assert list(data.transition.extras) == ["log_prob"]
     np.testing.assert_array_equal(data.transition.extras["log_prob"], log_prob)
     assert "log_prob" not in lib.read(data, jnp.arange(2), 0.9).transition.extras
+
+
+def test_joined_data_are_drawn_by_their_number_of_steps_and_within_as_before(data):
+    """The second of two parts has the first of its episodes weighted to be never drawn."""
+    other = lib.weighted(data, np.array([0.0, 1.0, 1.0]))
+    both = lib.joined([data, other])
+    assert both.size == 2 * N and both.length.tolist() == [*LENGTHS, *LENGTHS]
+    np.testing.assert_array_equal(both.transition.reward, np.tile(data.transition.reward, 2))
+    share = np.diff(np.asarray(both.cumulative), prepend=0.0)
+    np.testing.assert_allclose(share, [3 / 16, 1 / 16, 4 / 16, 0.0, 0.5 * 1 / 5, 0.5 * 4 / 5], atol=1e-6)
+
+
+def test_joined_data_keep_what_all_have(data):
+    known = lib.from_transitions(steps().replace(extras={"log_prob": np.zeros(N, np.float32)}))
+    assert list(lib.joined([known, known]).transition.extras) == ["log_prob"]
+    assert list(lib.joined([known, data]).transition.extras) == []
+    watched = lib.from_transitions(steps().replace(action=None))
+    assert lib.joined([watched, watched]).transition.action is None
+    with pytest.raises(UserError, match="Data with actions cannot be joined to data without"):
+        lib.joined([data, watched])
+
+
+def test_first_observations_are_drawn_by_episode_however_long(data):
+    """Episodes begin at 0, 3 and 4; the second is to be drawn twice as often as each of the others."""
+    first = lib.first_observations(lib.weighted(data, np.array([1.0, 2.0, 1.0])), jax.random.key(0), (2, 2000))
+    assert first.shape == (2, 2000, 1)
+    frequency = [float((first == x).mean()) for x in (0, 3, 4)]
+    np.testing.assert_allclose(frequency, [0.25, 0.5, 0.25], atol=0.03)
+
+
+def test_starts_stand_beside_the_samples(data):
+    source = sources.at_rest(data, batch_size=5, num_batches=2, gamma=0.9)
+    _, batch, _ = sources.with_starts(source, data).next((), None, None, jax.random.key(0))
+    assert batch.transition.extras["first_observation"].shape == (2, 5, 1)
+
+
+def test_without_actions_data_can_be_watched_but_not_copied():
+    watched = lib.from_transitions(steps().replace(action=None))
+    settings = dict(batch_size=5, num_batches=1, gamma=0.9)
+    _, batch, _ = sources.at_rest(watched, **settings, actions=False).next((), None, None, jax.random.key(0))
+    assert batch.transition.action is None and "next_action" not in batch.transition.extras
+    with pytest.raises(UserError, match="These data hold no actions"):
+        sources.at_rest(watched, **settings)

@@ -4,10 +4,12 @@ import sys
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from rljax.check import check_agent
 from rljax.data import dataset as dataset_lib
+from rljax.data import feedback as feedback_lib
 from rljax.data.collect import collect, uniform
 from rljax.envs import make
 from rljax.errors import UserError
@@ -31,11 +33,15 @@ def test_contract(name, env_name):
     env, module = ENVS[env_name], catalog.agent(name)
     config = module.Config()
     record = jax.jit(lambda key: collect(env, uniform(env), (), key, 2, 200, True))
-    given = [dataset_lib.from_transitions(record(jax.random.key(0)))] if catalog.needs_data(name) else []
-    given += [Demonstrator((), uniform(env).act)] if catalog.asks(name) else []
+    data = dataset_lib.from_transitions(record(jax.random.key(0))) if catalog.needs_data(name) else ()
+    if data:
+        pairs = np.zeros((3, 2), np.int32)
+        data = data.replace(feedback=feedback_lib.pairs(pairs, pairs + 2, np.array([0.0, 0.5, 1.0])))
+    known = {"dataset": data, "demonstrations": data, "demonstrator": Demonstrator((), uniform(env).act)}
+    given = {what: x for what, x in known.items() if catalog.takes(name, what) and (data or what != "dataset")}
 
     def check():
-        check_agent(module.make(env.spec, config), env, module.source(env, config, *given))
+        check_agent(module.make(env.spec, config), env, module.source(env, config, **given))
 
     if name in NOT_IN[env_name]:
         with pytest.raises(UserError):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rljax.data import files
 from rljax.envs import make
 from rljax.envs.linear import riccati
 from rljax.errors import UserError
@@ -97,6 +98,27 @@ def test_few_steps_are_of_whole_episodes_all_the_same():
     assert (
         data.size == 5000 and int(data.length.max()) > 100 and int(data.transition.terminated.sum()) < len(data.start)
     )
+
+
+def test_names_are_joined_by_a_plus(tmp_path):
+    """All of the random data and one whole episode of the expert's."""
+    env, names = make("gymnax/CartPole-v1"), ("random?transitions=2000", "expert?transitions=5000&episodes=1")
+    names = [f"gymnax/CartPole-v1/{name}" for name in names]
+    random, expert = (datasets.load(name, env.spec) for name in names)
+    both = datasets.load(" + ".join(names), env.spec)
+    assert len(both.start) == len(random.start) + 1 and both.size == 2000 + expert.size
+    np.testing.assert_array_equal(both.transition.action[2000:], expert.transition.action)
+    with pytest.raises(UserError, match="no such tier of data; nearest: expert"):
+        datasets.load(f"{names[0]} + gymnax/CartPole-v1/exper", env.spec)
+
+
+def test_demonstrations_may_be_of_observations_alone(tmp_path):
+    spec, path = make("gymnax/CartPole-v1").spec, tmp_path / "watched.npz"
+    np.savez(path, observations=np.zeros((6, 4)), next_observations=np.zeros((6, 4)), terminated=np.arange(6) == 5)
+    watched = datasets.load(str(path), spec, files.WATCHED)
+    assert watched.size == 6 and watched.transition.action is None and not watched.transition.reward.any()
+    with pytest.raises(UserError, match="lacks actions and rewards"):
+        datasets.load(str(path), spec)
 
 
 def test_states_are_kept_where_they_are_asked_for():

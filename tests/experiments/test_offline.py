@@ -36,6 +36,20 @@ def test_an_offline_run_counts_updates_and_tells_its_data(plan, tmp_path):
     assert len(summary["return"]["per_seed"]) == 2
 
 
+def test_demonstrations_are_told_beside_the_dataset(plan, tmp_path):
+    """Of observations alone, for an agent that only watches."""
+    watched = tmp_path / "watched.npz"
+    ended = np.arange(20) == 19
+    np.savez(watched, observations=np.zeros((20, 4)), next_observations=np.zeros((20, 4)), terminated=ended)
+    given = dict(dataset=f"{plan.dataset} + {plan.dataset}", demonstrations=str(watched))
+    where = Folder(tmp_path / "run")
+    summary = runner.run(dataclasses.replace(plan, agent="smodice", **given), where, quiet=True)
+    assert summary["dataset"]["transitions"] == 2000 and summary["demonstrations"]["transitions"] == 20
+    assert where.plan().demonstrations == str(watched)
+    with pytest.raises(UserError, match="These data hold no actions"):
+        runner.run(dataclasses.replace(plan, agent="recoil", **given), Folder(tmp_path / "other"), quiet=True)
+
+
 def test_an_agent_acts_without_its_data(plan, tmp_path):
     """Evaluation and `load` need the checkpoint alone."""
     data = pathlib.Path(plan.dataset)
@@ -72,6 +86,15 @@ def test_layouts_agree(plan, layout):
     [
         ({"dataset": ""}, "bc learns from data: give them by --dataset=PATH."),
         ({"dataset": "missing.npz"}, "There is no dataset missing.npz"),
+        ({"demonstrations": "some.npz"}, "bc takes no --demonstrations; what it imitates is its --dataset"),
+        (
+            {"agent": "ppo", "config": {}, "dataset": "", "demonstrations": "some.npz"},
+            r"ppo takes no --demonstrations\.",
+        ),
+        (
+            {"agent": "recoil"},
+            "recoil imitates some of the data: say which by --demonstrations=gymnax/CartPole-v1/expert",
+        ),
         ({"agent": "ppo", "config": {}}, "ppo makes its own experience and takes no --dataset."),
         ({"env": "gymnax/Pendulum-v1"}, r"observations of shape \(4,\), but the environment's are \(3,\)"),
     ],
