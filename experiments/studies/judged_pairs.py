@@ -4,8 +4,8 @@
 
 Each tenth of the pairs in turn is held out, scores are learned from the others, and told is the share of held-out pairs, ties left
 out, in whose order the sums of learned rewards are: of a reward model (by the likelihood that ties have), of IPL (Q - gamma V) and
-of CPL (alpha log pi). The interval is over pairs, by bootstrap, of the mean over seeds. Beside them each entry of the observation by
-itself, summed, the best of which is chosen on all pairs: what a single number could do.
+of CPL (alpha log pi). The interval is over pairs, by bootstrap, of the mean over seeds. Beside them the sum of one entry of the
+observation, the best one, chosen on all pairs: what a single number could do.
 """
 
 import jax
