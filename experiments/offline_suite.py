@@ -5,7 +5,7 @@
 
 A row is an agent with its settings for all environments (experiments/configs) and what sets it apart from its family. A score
 is 0 for random actions and 100 for the best policy of the environment's ladder (ladders.py); in mazes it is the share of episodes,
-in per cent, that reach the goal. The table goes to --run_dir/table.md too.
+in per cent, that reach the goal. The table goes to --run_dir/table.md too, and its picture to table.png.
 """
 
 import json
@@ -67,6 +67,7 @@ def main(argv):
             run(row, name, FLAGS.run_dir, FLAGS.steps, FLAGS.num_seeds)
             text = report(FLAGS.run_dir, rows, names)
             (pathlib.Path(FLAGS.run_dir) / "table.md").write_text(text)
+    picture(FLAGS.run_dir, rows, names)
     print(text)
 
 
@@ -87,12 +88,36 @@ def run(row: str, dataset: str, run_dir: str, steps: int, num_seeds: int) -> dic
     return runner.run(plan, folder_of(run_dir, row, dataset), resume=True, quiet=True)
 
 
+def summaries(run_dir: str, rows: list[str], names: list[str]) -> dict[tuple[str, str], dict]:
+    """Those of the cells that have been run, by row and dataset."""
+    found = {(row, name): folder_of(run_dir, row, name).summary for row in rows for name in names}
+    return {cell: json.loads(path.read_text()) for cell, path in found.items() if path.exists()}
+
+
+def picture(run_dir: str, rows: list[str], names: list[str]) -> None:
+    """Scores of the cells that have been run, with their intervals, a panel for each dataset, as table.png."""
+    from matplotlib.figure import Figure
+
+    found = summaries(run_dir, rows, names)
+    figure = Figure(figsize=(3.2 * len(names) + 1, 0.3 * len(rows) + 1.2), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for panel, name in zip(panels, names):
+        panel.set(title=name, xlabel="score", yticks=range(len(rows)), yticklabels=rows)
+        for y, row in enumerate(rows):
+            if (row, name) in found:
+                returns = found[row, name]["return"]
+                middle, low, high = (score(name, x) for x in (returns["iqm"], *returns["ci95"]))
+                panel.errorbar(middle, y, xerr=[[middle - low], [high - middle]], fmt="o", color="tab:blue")
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].invert_yaxis()
+    figure.savefig(pathlib.Path(run_dir) / "table.png", dpi=80)
+
+
 def report(run_dir: str, rows: list[str], names: list[str]) -> str:
     """The cells that have been run, as a Markdown table: the IQM over seeds of the score, and its interval. The first row is the
     data's own: the mean return of their episodes."""
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    found = {(row, name): folder_of(run_dir, row, name).summary for row in rows for name in names}
-    found = {cell: json.loads(path.read_text()) for cell, path in found.items() if path.exists()}
+    found = summaries(run_dir, rows, names)
     whole = {name: summary for (row, name), summary in found.items() if not ROWS[row][2]}
     data = [f"{score(name, whole[name]['dataset']['mean_return']):.0f}" if name in whole else "" for name in names]
     lines.append("| data | " + " | ".join(data) + " |")
