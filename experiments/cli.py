@@ -225,6 +225,25 @@ def print_table(summary: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def print_scores(title: str, scores: dict[str, Any]) -> None:
+    """Of each name's scores, one for each seed: the IQM and its interval, the mean, and how many are finite."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rljax.evaluate import interquartile_mean
+
+    table = Table("", title=title)
+    for name in ("IQM", "95 % interval", "mean", "seeds"):
+        table.add_column(name, justify="right")
+    for name, found in scores.items():
+        found = interquartile_mean(found)
+        interval = " to ".join(f"{x:.4g}" for x in found["ci95"] or ())
+        centre = ["" if found[x] is None else f"{found[x]:.4g}" for x in ("iqm", "mean")]
+        finite = len(found["per_seed"]) - found["failed"]
+        table.add_row(name, centre[0], interval, centre[1], f"{finite} of {len(found['per_seed'])}")
+    Console().print(table)
+
+
 def print_summary(summary: dict[str, Any], folder: Folder) -> None:
     """The final table, what it took, and where the files are."""
     if jax.process_index() != 0:
