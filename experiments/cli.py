@@ -169,6 +169,19 @@ def define_debug_flag() -> None:
     flags.DEFINE_bool("debug", False, "Show the traceback of errors.")
 
 
+def numbers(name: str, kind: type = float, least: int = 1) -> list:
+    """What a flag of a list says, `least` numbers or more. Raises UserError."""
+    flag = FLAGS[name]
+    try:
+        found = [kind(text) for text in flag.value]
+    except ValueError:
+        found = []
+    if len(found) < least:
+        wanted = f"{least} or more {'whole ' * (kind is int)}numbers"
+        raise UserError(f"--{name}={','.join(flag.value)} must be {wanted}, as in --{name}={','.join(flag.default)}.")
+    return found
+
+
 def define_acting_flags() -> None:
     """Of the binaries that let a trained run act."""
     flags.DEFINE_string("run_dir", None, "Folder of the run.")

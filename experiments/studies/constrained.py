@@ -25,7 +25,7 @@ recover = jax.jit(lambda *args: constrained.recover(*args, tolerance=1e-9, max_s
 
 def main(argv):
     cli.reject_arguments(argv)
-    counts = tuple(map(int, FLAGS.counts))
+    counts = tuple(cli.numbers("counts", int, 2))
     with jax.enable_x64(True):
         lost, apart = map(np.array, zip(*map(losses_by_transfer, range(FLAGS.num_seeds)), strict=True))
         names = ("a constant, other dynamics", "a shaping, other dynamics", "a cost, twice the budget")

@@ -3,7 +3,7 @@
   python -m rljax.experiments.studies.feasible --num_seeds=5
 
 The distance of the estimated feasible set from the true one falls with the root of the samples; its bound, and so what samples of
-a triple must be, grows with the square of the horizon and with the states. Metelli, Lazzati & Restelli, 2023, arXiv:2304.12966.
+a triple must be, grows with the square of the horizon and with the states. Metelli et al., 2023, arXiv:2304.12966.
 """
 
 import jax
@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 
 def main(argv):
     cli.reject_arguments(argv)
-    counts = tuple(map(int, FLAGS.counts))
+    counts = tuple(cli.numbers("counts", int, 2))
     distances, bounds = measure(FLAGS.num_seeds, counts)
     cli.print_scores("distance, by samples of a triple", dict(zip(FLAGS.counts, distances.T, strict=True)))
     cli.print_scores("its bound, by samples of a triple", dict(zip(FLAGS.counts, bounds.T, strict=True)))

@@ -3,7 +3,7 @@
   python -m rljax.experiments.studies.lipschitz --num_seeds=5
 
 Clones of a few noisy episodes of the optimal controller of a double integrator, whose own steepness is 2: too low a bound cannot
-follow it, too high a one learns the noise and is harmed by the sensor. Al Makdah, Krishnan & Pasqualetti, 2021, arXiv:2103.16629.
+follow it, too high a one learns the noise and is harmed by the sensor. Al Makdah et al., 2021, arXiv:2103.16629.
 """
 
 import jax
@@ -26,7 +26,7 @@ SMALL = lipschitz_bc.Config(learning_rate=3e-3, hidden=(16, 16), batch_size=32, 
 def main(argv):
     cli.reject_arguments(argv)
     config = SMALL.replace(by_construction=FLAGS.by_construction)
-    bounds = jnp.array(list(map(float, FLAGS.bounds)))
+    bounds = jnp.array(cli.numbers("bounds"))
     apart, harm = errors_by_bound(bounds, FLAGS.num_seeds, config, FLAGS.noise, FLAGS.num_episodes, FLAGS.iterations)
     for title, found in (("distance from the demonstrator's path", apart), ("harm of a sensor in error by 0.1", harm)):
         cli.print_scores(f"{title}, by bound", dict(zip(FLAGS.bounds, found.T, strict=True)))

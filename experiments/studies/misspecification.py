@@ -23,19 +23,19 @@ SOFT = ("boltzmann", "causal_entropy")
 
 def main(argv):
     cli.reject_arguments(argv)
-    numbers = lambda texts: jnp.array(list(map(float, texts)))
+    numbers = lambda name: jnp.array(cli.numbers(name))
     with jax.enable_x64(True):
         for behaviour in SOFT:
-            found = errors_by_temperature(behaviour, numbers(FLAGS.temperatures), FLAGS.num_seeds)
+            found = errors_by_temperature(behaviour, numbers("temperatures"), FLAGS.num_seeds)
             cli.print_scores(f"{behaviour}, by believed temperature (0.5)", dict(zip(FLAGS.temperatures, found.T)))
-            smallest, worst = errors_by_discount(behaviour, numbers(FLAGS.discounts), FLAGS.num_seeds)
+            smallest, worst = errors_by_discount(behaviour, numbers("discounts"), FLAGS.num_seeds)
             for name, found in (("smallest", smallest), ("worst", worst)):
                 title = f"{behaviour}, {name} reward, by believed discount ({GAMMA})"
                 cli.print_scores(title, dict(zip(FLAGS.discounts, found.T)))
         found = errors_by_behaviour(FLAGS.num_seeds)
         pairs = {(i, j): f"{a} for {b}" for i, a in enumerate(wrong.BEHAVIOURS) for j, b in enumerate(wrong.BEHAVIOURS)}
         cli.print_scores("who is taken for whom", {name: found[:, i, j] for (i, j), name in pairs.items()})
-        found = errors_by_perturbation(numbers(FLAGS.sizes), numbers(FLAGS.scales), FLAGS.num_seeds)
+        found = errors_by_perturbation(numbers("sizes"), numbers("scales"), FLAGS.num_seeds)
         for i, scale in enumerate(FLAGS.scales):
             title = f"rewards times {scale}, by the error in the policy"
             cli.print_scores(title, dict(zip(FLAGS.sizes, found[:, i].T)))
