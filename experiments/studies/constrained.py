@@ -1,6 +1,6 @@
 """What demonstrators in finite MDPs with budgets tell of their rewards: which of these transfer, and how many samples they take.
 
-  python -m rljax.experiments.studies.constrained --num_seeds=8
+  python -m rljax.experiments.studies.constrained --num_seeds=32
 
 Rewards that have one demonstrator are not alike in other dynamics or under other budgets, unless they are known up to a constant;
 where the class of rewards leaves nothing open, its error falls with the root of the samples. Schlaginhaufen & Kamgarpour, 2023,
@@ -123,8 +123,8 @@ def errors_by_samples(counts, num_seeds=8, seed=3):
 
 
 def entry():
-    flags.DEFINE_integer("num_seeds", 8, "Random problems, and draws of samples.", lower_bound=1)
-    flags.DEFINE_list("counts", ["1000", "3000", "10000", "30000"], "Samples of visits; two or more.")
+    flags.DEFINE_integer("num_seeds", 32, "Random problems, and draws of samples.", lower_bound=1)
+    flags.DEFINE_list("counts", ["1000", "3000", "10000", "30000", "100000"], "Samples of visits; two or more.")
     cli.define_debug_flag()
     app.run(cli.guarded(main))
 

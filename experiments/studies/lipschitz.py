@@ -1,6 +1,6 @@
 """How steep may a clone be: what a bound on it costs in following a demonstrator, and what it withstands of a sensor that errs.
 
-  python -m rljax.experiments.studies.lipschitz --num_seeds=5
+  python -m rljax.experiments.studies.lipschitz --num_seeds=20
 
 Clones of a few noisy episodes of the optimal controller of a double integrator, whose own steepness is 2: too low a bound cannot
 follow it, too high a one learns the noise and is harmed by the sensor. Al Makdah et al., 2021, arXiv:2103.16629.
@@ -74,7 +74,7 @@ def errors_by_bound(
 
 
 def entry():
-    flags.DEFINE_integer("num_seeds", 5, "Of demonstrations and clones.", lower_bound=1)
+    flags.DEFINE_integer("num_seeds", 20, "Of demonstrations and clones.", lower_bound=1)
     flags.DEFINE_list("bounds", "0.25,0.5,1,1.5,2,3,4,8,16".split(","), "On the steepness of clones.")
     flags.DEFINE_float("noise", 0.3, "Of the demonstrator's actions.")
     flags.DEFINE_integer("num_episodes", 2, "Demonstrated, of 25 steps each.", lower_bound=1)
