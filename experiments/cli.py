@@ -169,6 +169,19 @@ def define_debug_flag() -> None:
     flags.DEFINE_bool("debug", False, "Show the traceback of errors.")
 
 
+def numbers(name: str, kind: type = float, least: int = 1) -> list:
+    """What a flag of a list says, `least` numbers or more. Raises UserError."""
+    flag = FLAGS[name]
+    try:
+        found = [kind(text) for text in flag.value]
+    except ValueError:
+        found = []
+    if len(found) < least:
+        wanted = f"{least} or more {'whole ' * (kind is int)}numbers"
+        raise UserError(f"--{name}={','.join(flag.value)} must be {wanted}, as in --{name}={','.join(flag.default)}.")
+    return found
+
+
 def define_acting_flags() -> None:
     """Of the binaries that let a trained run act."""
     flags.DEFINE_string("run_dir", None, "Folder of the run.")
@@ -222,6 +235,25 @@ def print_table(summary: dict[str, Any]) -> None:
             f"{number(low)} to {number(high)}" if result["ci95"] else "",
             *map(number, numbers),
         )
+    Console().print(table)
+
+
+def print_scores(title: str, scores: dict[str, Any]) -> None:
+    """Of each name's scores, one for each seed: the IQM and its interval, the mean, and how many are finite."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rljax.evaluate import interquartile_mean
+
+    table = Table("", title=title)
+    for name in ("IQM", "95 % interval", "mean", "seeds"):
+        table.add_column(name, justify="right")
+    for name, found in scores.items():
+        found = interquartile_mean(found)
+        interval = " to ".join(f"{x:.4g}" for x in found["ci95"] or ())
+        centre = ["" if found[x] is None else f"{found[x]:.4g}" for x in ("iqm", "mean")]
+        finite = len(found["per_seed"]) - found["failed"]
+        table.add_row(name, centre[0], interval, centre[1], f"{finite} of {len(found['per_seed'])}")
     Console().print(table)
 
 

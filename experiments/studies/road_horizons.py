@@ -47,7 +47,7 @@ def main(argv):
 
 def planners() -> dict[str, dict]:
     """Settings of RHIP by the horizon's name."""
-    receding = {str(horizon): {"planner": "receding", "horizon": horizon} for horizon in map(int, FLAGS.horizons)}
+    receding = {str(horizon): {"planner": "receding", "horizon": horizon} for horizon in cli.numbers("horizons", int)}
     return receding | {SOFT: {"planner": "soft"}}
 
 

@@ -5,41 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax import train
 from rljax.agents.sequence import iterative_inversion as itin
 from rljax.data import dataset as dataset_lib
 from rljax.envs import linear, make
 from rljax.errors import UserError
+from rljax.experiments.studies.iterative_inversion import SMALL, demonstrations, distances
 from rljax.types import Continuous, Discrete, EnvSpec, Transition
 
-SMALL = itin.Config(
-    learning_rate=2e-3, observe=(1, 2), hidden=(64, 64), num_envs=32, rollout_length=30, num_updates=30, capacity=320
-)
 SPEC = EnvSpec((4,), Continuous((2,)), 30)
-
-
-def demonstrations(env, seed, number):
-    """A particle is drawn to one place on a circle for half of the episode, then to another; what was done is not told."""
-    gain, _ = linear.riccati(env)
-
-    def one(key):
-        start_key, place_key = jax.random.split(key)
-        angle = jax.random.uniform(place_key, (2,), maxval=2 * jnp.pi)
-        places = jnp.stack([jnp.cos(angle), jnp.sin(angle), jnp.zeros(2), jnp.zeros(2)], axis=-1)
-
-        def step(state, time):
-            action = -3.0 * gain @ (state.position - places[time // 15])
-            following, step = env.step(state, action, key)
-            return following, (state.position, step.observation, step.truncated)
-
-        return jax.lax.scan(step, env.reset(start_key)[0], jnp.arange(30))[1]
-
-    seen, following, cut = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), number))
-    flat = lambda x: x.reshape(-1, *x.shape[2:])
-    cut, nothing = flat(cut), np.zeros(30 * number, np.float32)
-    return dataset_lib.from_transitions(
-        Transition(flat(seen), np.zeros((30 * number, 2), np.float32), nothing, ~cut & cut, cut, flat(following))
-    )
 
 
 def test_points_are_spread_over_the_episode_up_to_its_end():
@@ -125,34 +98,7 @@ def test_loss_by_hand():
 
 def test_it_comes_to_follow_demonstrations_it_never_saw_the_actions_of():
     """Of new ones, by the mean distance at the points; two seeds. Without steering its episodes stay where they were."""
-    env = linear.double_integrator(2, start=0.05, force=4.0, episode_length=30)
-    data = demonstrations(env, 0, 50)
-    wanted = itin.demonstrated_intents(env.spec, SMALL, demonstrations(env, 1, 32))
-
-    def distance(agent, state):
-        def one(intent, key):
-            def step(carry, _):
-                state_of_env, observation, memory = carry
-                action, memory, _ = agent.act(state, observation[None], memory, key, False)
-                state_of_env, following = env.step(state_of_env, action[0], key)
-                return (state_of_env, following.observation, memory), following.observation
-
-            memory = itin.Memory(intent[None], jnp.zeros(1, jnp.int32), jnp.ones(1, bool))
-            path = jax.lax.scan(step, (*env.reset(key), memory), length=30)[1]
-            return jnp.linalg.norm(path[itin.points(jnp.int32(30), 5), :2] - intent.reshape(5, 2), axis=-1).mean()
-
-        return jax.vmap(one)(wanted, jax.random.split(jax.random.key(7), 32)).mean()
-
-    def run(key, steering):
-        config = SMALL.replace(steering=steering)
-        agent = itin.make(env.spec, config)
-        learner = train.make(agent, itin.source(env, config, data))
-        early, _ = learner.run(learner.init(key), 4)
-        late, _ = learner.run(early, 16)
-        return distance(agent, early.agent), distance(agent, late.agent)
-
-    runs = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))
-    early, late = (x.mean(0) for x in runs(jax.random.split(jax.random.key(0), 2), jnp.array([0.0, 0.5])))
+    early, late = (x.mean(0) for x in distances(jnp.array([0.0, 0.5]), 2, 4, 20))
     assert late[1] < 0.5 * early[1] and late[1] < 0.75 * late[0]
 
 

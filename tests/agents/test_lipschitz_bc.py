@@ -5,17 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax import train
-from rljax.agents.behaviour import linear as optimal
 from rljax.agents.offline import lipschitz_bc
 from rljax.data import dataset as dataset_lib
-from rljax.data.collect import collect
-from rljax.envs import linear, probes
+from rljax.envs import probes
 from rljax.errors import UserError
+from rljax.experiments.studies import lipschitz as study
 from rljax.types import Continuous, Discrete, EnvSpec, Model, Sample, Transition
 
 SPEC = EnvSpec((1,), Continuous((1,)), 1)
-SMALL = lipschitz_bc.Config(learning_rate=3e-3, hidden=(16, 16), batch_size=32, num_updates=2)
+SMALL = study.SMALL
 
 
 def sample(observation, action):
@@ -111,35 +109,7 @@ def test_a_bound_trades_what_is_followed_for_what_is_withstood():
     """A few noisy demonstrations of an optimal controller of steepness 2, five seeds: in closed loop a bound of 1.5 follows it
     better than one of 0.25, which cannot, and one of 16, which learns the noise; a sensor that always errs by 0.1 in the worst
     direction does less harm under it than under 16."""
-    env = linear.double_integrator()
-    demonstrator = optimal.make(env, optimal.Config(noise=0.3))
-    around = 2 * jnp.pi * jnp.arange(16) / 16
-    errors = 0.1 * jnp.stack([jnp.cos(around), jnp.sin(around)], axis=-1)
-    starts = jax.vmap(env.reset)(jax.random.split(jax.random.key(3), 32))[1]
-
-    def path(agent, state, start, deceived):
-        def step(here, _):
-            action, _, _ = agent.act(state, jnp.concatenate([here[None], here + errors]), (), jax.random.key(0), False)
-            action = action[1:].max(0) if deceived else action[0]
-            return env.dynamics @ here + env.control @ action, here
-
-        return jax.lax.scan(step, start, length=100)[1]
-
-    def run(data, key, bound):
-        config = SMALL.replace(bound=bound, by_construction=True)
-        agent = lipschitz_bc.make(env.spec, config)
-        learner = train.make(agent, lipschitz_bc.source(env, config, data))
-        state = learner.run(learner.init(key), 400)[0].agent
-        paths = lambda agent, state, deceived: jax.vmap(lambda start: path(agent, state, start, deceived))(starts)
-        own, deceived, right = paths(agent, state, False), paths(agent, state, True), paths(demonstrator, (), False)
-        apart = lambda a, b: jnp.linalg.norm(a - b, axis=-1).mean()
-        return apart(own, right), apart(deceived, own)
-
-    record = jax.jit(lambda key: collect(env, demonstrator, (), key, 2, 25, True))
-    data = [dataset_lib.from_transitions(record(jax.random.key(seed))) for seed in range(5)]
-    data = jax.tree.map(lambda *x: jnp.stack(x), *data)
-    runs = jax.jit(jax.vmap(jax.vmap(run, (None, None, 0)), (0, 0, None)))
-    error, harm = (x.mean(0) for x in runs(data, jax.random.split(jax.random.key(4), 5), jnp.array([0.25, 1.5, 16.0])))
+    error, harm = (x.mean(0) for x in study.errors_by_bound(jnp.array([0.25, 1.5, 16.0]), 5))
     assert error[1] < 0.5 * error[0] and error[1] < 0.5 * error[2]
     assert harm[1] < 0.5 * harm[2]
 

@@ -6,49 +6,18 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from rljax.tabular import constrained, feasible, identifiability
+from rljax.experiments.studies.constrained import (
+    errors_by_samples,
+    flow,
+    linear_program,
+    losses_by_transfer,
+    random_mdp,
+    recover,
+    solve,
+)
+from rljax.tabular import constrained, identifiability
 
 pytestmark = pytest.mark.usefixtures("float64")
-GAMMA = 0.8
-
-solve = jax.jit(lambda mdp, reward: constrained.solve(mdp, reward, 1e-9, 5000))
-recover = jax.jit(lambda *args: constrained.recover(*args, tolerance=1e-9, max_steps=5000))
-
-
-def random_mdp(seed, num_states=4, num_actions=3, num_costs=2, share=0.8, temperature=1.0):
-    """Dense dynamics, a reward, and costs whose budgets lie between the least that can be had and what is wanted."""
-    rng = np.random.default_rng(seed)
-    transition = rng.dirichlet(np.ones(num_states), (num_states, num_actions))
-    reward, costs = (
-        rng.normal(size=(num_states, num_actions)),
-        rng.uniform(size=(num_states, num_actions, num_costs)),
-    )
-    start = np.full(num_states, 1.0 / num_states)
-    wide = constrained.Constrained(
-        *map(jnp.asarray, (transition, GAMMA, start, costs, np.full(num_costs, 1e3))), temperature=temperature
-    )
-    wanted = np.einsum("sa,sak->k", solve(wide, jnp.asarray(reward)).visits, costs)
-    least = np.einsum("sa,sak->k", linear_program(wide, -costs.sum(-1))[0], costs)
-    return wide.replace(budget=jnp.asarray(least + share * (wanted - least))), jnp.asarray(reward)
-
-
-def flow(mdp):
-    """The equations of visits: sum_a mu(s, a) - discount sum P mu = start."""
-    num_states, num_actions, _ = mdp.transition.shape
-    leave = np.repeat(np.eye(num_states), num_actions, axis=1)
-    return leave - float(mdp.discount) * np.asarray(mdp.transition).reshape(-1, num_states).T
-
-
-def linear_program(mdp, reward):
-    """Best visits and prices without entropy."""
-    found = scipy.optimize.linprog(
-        -np.asarray(reward).ravel(),
-        np.asarray(mdp.costs).reshape(-1, mdp.costs.shape[-1]).T,
-        np.asarray(mdp.budget),
-        flow(mdp),
-        np.asarray(mdp.start),
-    )
-    return found.x.reshape(mdp.costs.shape[:2]), -found.ineqlin.marginals
 
 
 def test_towards_no_temperature_it_is_the_linear_program():
@@ -166,58 +135,11 @@ def test_rewards_are_recovered_in_a_class_that_leaves_nothing_open():
     np.testing.assert_allclose(jnp.linalg.norm(near), 0.5 * jnp.linalg.norm(weights), rtol=1e-4)
 
 
-def moved(mdp, seed, scale=1.0):
-    """Other dynamics, and budgets as tight as before."""
-    other, _ = random_mdp(seed + 1000, mdp.transition.shape[0], mdp.transition.shape[1])
-    uniform = jnp.full(mdp.costs.shape[:2], 1.0 / mdp.costs.shape[1])
-    used = lambda mdp: jnp.einsum("sa,sak->k", constrained.visits_of(mdp, uniform), mdp.costs)
-    other = mdp.replace(transition=other.transition)
-    return other.replace(budget=scale * mdp.budget * used(other) / used(mdp))
-
-
-def losses_by_transfer(seed):
-    """What is lost, by the objective, who plans in other dynamics for: the reward and a constant; and a shaping; and, where
-    dynamics are the same but the budget is twice as large, a cost that was at its limit. All of them have the same demonstrator."""
-    mdp, reward = random_mdp(seed, num_costs=1)
-    shown = solve(mdp, reward)
-    rng = np.random.default_rng(seed)
-    phi = rng.normal(size=4)
-    shaped = reward + (identifiability.shaping(mdp.transition, GAMMA) @ phi).reshape(reward.shape)
-    dearer = reward + 2.0 * mdp.costs[..., 0]
-    other = moved(mdp, seed)
-    loosened = mdp.replace(budget=2.0 * mdp.budget)
-
-    def lost(mdp, wrong):
-        worth = lambda r: constrained.objective(mdp, reward, solve(mdp, r).policy)
-        return float(worth(reward) - worth(wrong))
-
-    for wrong in (reward + 1.0, shaped, dearer):
-        np.testing.assert_allclose(solve(mdp, wrong).visits, shown.visits, atol=1e-4)
-    return lost(other, reward + 1.0), lost(other, shaped), lost(loosened, dearer)
-
-
 def test_only_rewards_that_are_known_up_to_a_constant_transfer():
-    found = np.array([losses_by_transfer(seed) for seed in range(5)])
+    found, apart = map(np.array, zip(*map(losses_by_transfer, range(5)), strict=True))
+    np.testing.assert_allclose(apart, 0.0, atol=1e-4)
     np.testing.assert_allclose(found[:, 0], 0.0, atol=1e-6)
     assert (found[:, 1:].mean(0) > 0.05).all() and (found > -1e-6).all()
-
-
-def errors_by_samples(counts, num_seeds=8, seed=3):
-    """|weights - weights'| where N draws of the demonstrator's visits are known [counts, seeds]; the class leaves nothing open."""
-    mdp, _ = random_mdp(seed, num_costs=1)
-    rng = np.random.default_rng(seed)
-    features, weights = jnp.asarray(rng.normal(size=(4, 3, 3))), jnp.asarray(rng.normal(size=3))
-    wide = mdp.replace(budget=jnp.array([1e3]))
-    mdp = mdp.replace(budget=0.9 * jnp.einsum("sa,sak->k", solve(wide, features @ weights).visits, mdp.costs))
-    visits = solve(mdp, features @ weights).visits
-    keys = jax.random.split(jax.random.key(seed), num_seeds)
-    chances = visits.ravel() * (1.0 - GAMMA)
-    frequencies = jax.jit(feasible.frequencies, static_argnums=2)
-    draw = lambda key, count: frequencies(key, chances, count).reshape(visits.shape)
-    known = jnp.stack([jnp.stack([draw(key, count) for key in keys]) for count in counts]) / (1.0 - GAMMA)
-    fit = lambda visits: constrained.recover(mdp, visits, features, 10.0, 1e-6)[0]
-    found = jax.jit(jax.vmap(fit))(known.reshape(-1, *visits.shape)).reshape(*known.shape[:2], -1)
-    return np.asarray(jnp.linalg.norm(found - weights, axis=-1))
 
 
 def test_the_error_falls_with_the_root_of_the_samples():

@@ -1,24 +1,22 @@
 """Errors of misspecified inverse RL against numpy: none by a wrong temperature, any by a wrong discount, however little wrong."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.envs import tabular
 from rljax.errors import UserError
+from rljax.experiments.studies.misspecification import (
+    GAMMA,
+    SOFT,
+    errors_by_behaviour,
+    errors_by_discount,
+    errors_by_perturbation,
+    errors_by_temperature,
+    garnet,
+)
 from rljax.tabular import misspecification as wrong
 
 pytestmark = pytest.mark.usefixtures("float64")
-GAMMA = 0.9
-SOFT = ("boltzmann", "causal_entropy")
-
-
-def garnet(seed, behaviour="causal_entropy", temperature=0.5, num_states=8):
-    env = tabular.garnet(jax.random.key(seed), num_states, 3)
-    transition = jnp.asarray(env.transition, jnp.float64)
-    transition = transition / transition.sum(-1, keepdims=True)
-    return wrong.Model(transition, GAMMA, temperature, behaviour), jnp.asarray(env.reward, jnp.float64)
 
 
 def policy_in_numpy(model, reward):
@@ -68,27 +66,8 @@ def test_policies_rewards_and_errors(behaviour):
 
 @pytest.mark.parametrize("behaviour", SOFT)
 def test_a_wrong_temperature_does_no_harm(behaviour):
-    for seed in range(3):
-        model, reward = garnet(seed, behaviour)
-        errors = jax.vmap(lambda t, m=model, r=reward: wrong.error(m, m.replace(temperature=t), r, tolerance=1e-10))(
-            jnp.array([0.01, 0.1, 1.0, 10.0])
-        )
-        np.testing.assert_allclose(errors, 0.0, atol=1e-6)
-
-
-def errors_by_discount(behaviour, discounts, num_seeds=32):
-    """[seeds, discounts]: of the smallest reward that is inferred, and of the worst that may be."""
-
-    def of(seed):
-        model, reward = garnet(seed, behaviour)
-
-        def at(discount):
-            believed = model.replace(discount=discount)
-            return wrong.error(model, believed, reward), wrong.worst_value(model, believed, reward)[1]
-
-        return jax.vmap(at)(discounts)
-
-    return tuple(map(np.asarray, jax.jit(lambda: jax.lax.map(of, jnp.arange(num_seeds)))()))
+    errors = errors_by_temperature(behaviour, jnp.array([0.01, 0.1, 1.0, 10.0]), 3)
+    np.testing.assert_allclose(errors, 0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("behaviour", SOFT)
@@ -113,20 +92,6 @@ def test_the_smallest_reward():
         np.testing.assert_allclose(wrong.policy_of(model, found + shaping), policy, atol=1e-5)
 
 
-def errors_by_behaviour(num_seeds=32, temperature=0.5):
-    """[seeds, true, believed]: of one behaviour taken for another, in the order of BEHAVIOURS."""
-
-    def of(seed):
-        model, reward = garnet(seed, temperature=temperature)
-        pairs = [
-            [wrong.error(model.replace(behaviour=a), model.replace(behaviour=b), reward) for b in wrong.BEHAVIOURS]
-            for a in wrong.BEHAVIOURS
-        ]
-        return jnp.array(pairs)
-
-    return np.asarray(jax.jit(lambda: jax.lax.map(of, jnp.arange(num_seeds)))())
-
-
 def test_behaviours_taken_for_each_other():
     """The two soft ones for each other: an error, small. For optimal: soft policies take all actions, and nothing is learned. An
     optimal demonstrator tells of who is best alone, and taken for a soft one tells of infinite rewards."""
@@ -136,18 +101,6 @@ def test_behaviours_taken_for_each_other():
     np.testing.assert_allclose(errors[:, [1, 2], 0], 0.5, atol=1e-6)
     assert np.isnan(errors[:, 0, 1:]).all()
     assert (errors[:, 0, 0] > 0.1).all()
-
-
-def errors_by_perturbation(sizes, scales, num_seeds=32):
-    """[seeds, scales, sizes]: by how much the policy is seen wrongly, for rewards times `scales`."""
-
-    def of(seed):
-        model, reward = garnet(seed)
-        change = jax.random.normal(jax.random.key(seed + 1), reward.shape, reward.dtype)
-        at = lambda scale, size: wrong.perturbed_error(model, scale * reward, change, size, 1e-9)
-        return jax.vmap(lambda scale: jax.vmap(lambda size: at(scale, size))(sizes))(scales)
-
-    return np.asarray(jax.jit(lambda: jax.lax.map(of, jnp.arange(num_seeds)))())
 
 
 def test_policies_seen_a_little_wrongly():
