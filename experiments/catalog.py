@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -54,6 +55,13 @@ AGENTS = {
 }
 
 
+GIVEN = (
+    "dataset",
+    "demonstrations",
+    "demonstrator",
+)  # what sources read besides the environment, by their arguments' names
+
+
 def agent(name: str) -> ModuleType:
     """The module of an agent: its Config, make(spec, config) and source(env, config).
 
@@ -98,6 +106,17 @@ def needs_data(agent_name: str) -> bool:
 def asks(agent_name: str) -> bool:
     """Whether an agent's source asks a demonstrator what to do: `source(env, config, demonstrator)`."""
     return takes(agent_name, "demonstrator")
+
+
+def check_source(agent_name: str, given: Iterable[str]) -> None:
+    """Raises UserError where an agent's source must be told what is none of `given`, besides the environment and the config."""
+    module = agent(agent_name)
+    for argument in list(inspect.signature(module.source).parameters.values())[2:]:
+        if argument.default is argument.empty and argument.name not in given:
+            raise UserError(
+                f"{module.__name__}.source reads {argument.name!r}, which nobody can give it: after env and config there are "
+                f"{', '.join(given)}."
+            )
 
 
 def tuned(agent_name: str, env_name: str) -> dict[str, Any]:

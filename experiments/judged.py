@@ -56,7 +56,13 @@ def feedback(dataset: Dataset, options: dict[str, str], env_name: str, env, key:
     )
     judge = jax.jit(jax.vmap(labellers.judge, (None, 0, 0)))
     rank, weight = judge(person, utility, jax.random.split(judge_key, count))
-    return Feedback(start, steps, rank, weight, jnp.zeros(count, jnp.int32), min(length, int(steps.max())))
+    told = Feedback(start, steps, rank, weight, jnp.zeros(count, jnp.int32), min(length, int(steps.max())))
+    if feedback_lib.ties(told).all():
+        raise UserError(
+            f"All {count} judgements are ties: segments of {length} steps are worth the same by {teacher}; make them longer, "
+            "or ask the other teacher."
+        )
+    return told
 
 
 def _rewards(dataset: Dataset, start, steps, length: int):

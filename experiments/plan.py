@@ -103,6 +103,7 @@ class Program:
             if getattr(plan, name) < 0:
                 raise UserError(f"--{name}={getattr(plan, name)} must not be negative.")
         self.plan = plan
+        catalog.check_source(plan.agent, GIVEN)
         if plan.dataset and not catalog.takes_data(plan.agent):
             raise UserError(f"{plan.agent} makes its own experience and takes no --dataset.")
         if catalog.needs_data(plan.agent) and not plan.dataset:

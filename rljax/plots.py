@@ -39,7 +39,12 @@ def learning_curves(
         if not seen.any():
             continue
         middle, low, high = curve(scores[:, seen])
-        (line,) = axes.plot(steps[seen], middle, linewidth=1.8, label=f"{name} ({scores.shape[0]} seeds)")
+        marker = "o" if seen.sum() == 1 else None  # one evaluation is a point, with its interval
+        (line,) = axes.plot(
+            steps[seen], middle, linewidth=1.8, marker=marker, label=f"{name} ({scores.shape[0]} seeds)"
+        )
+        if marker:
+            axes.vlines(steps[seen], low, high, color=line.get_color())
         axes.fill_between(steps[seen], low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set(title=title, xlabel="steps", ylabel=f"{ylabel}, IQM and 95 % interval")
     axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k")

@@ -121,6 +121,12 @@ def pairs(starts: Int[np.ndarray, "P 2"], lengths: Int[np.ndarray, "P 2"], label
     )
 
 
+def ties(feedback: Feedback) -> Bool[np.ndarray, " P"]:
+    """Whether a judgement puts all of its segments level, so that it says nothing of which is better."""
+    rank = np.asarray(feedback.rank)
+    return (rank == rank[:, :1]).all(axis=1)
+
+
 def labels(feedback: Feedback) -> Float[np.ndarray, " P"]:
     """Of pairs: 1 where the second was better, 0 where the first was, 0.5 for a tie. Raises UserError for longer rankings."""
     if feedback.rank.shape[1] != 2:

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from rljax.data import dataset as dataset_lib
+from rljax.data import feedback as feedback_lib
 from rljax.data import hdf5, minari, ogbench, pairs
 from rljax.data.dataset import Dataset
 from rljax.errors import UserError
@@ -145,9 +146,11 @@ def _thinned(data: Dataset, every: int, path: str) -> Transition:
 
 
 def describe(data: Dataset) -> dict[str, Any]:
-    """Counts of what is in a dataset, and quartiles of its episodes' returns and lengths."""
+    """Counts of what is in a dataset, and quartiles of its episodes' returns and lengths; of judgements the share of ties too."""
     quartiles = lambda x: [float(q) for q in np.quantile(np.asarray(x), [0.0, 0.25, 0.5, 0.75, 1.0])]
-    return {
+    told = data.feedback
+    judged = {"judgements": told.size, "ties": float(feedback_lib.ties(told).mean())} if jax.tree.leaves(told) else {}
+    return judged | {
         "transitions": data.size,
         "episodes": len(data.start),
         "terminated": int(data.transition.terminated.sum()),

@@ -14,6 +14,7 @@ from rljax.data.collect import collect, uniform
 from rljax.envs import make
 from rljax.errors import UserError
 from rljax.experiments import catalog
+from rljax.experiments.plan import Plan, Program
 from rljax.sources import Demonstrator
 
 ENVS = {name: make(name) for name in ("gymnax/CartPole-v1", "gymnax/Pendulum-v1", "rljax/Gridworld")}
@@ -56,3 +57,13 @@ def test_a_config_must_be_a_record(monkeypatch):
     monkeypatch.setitem(sys.modules, "my.agent", module)
     with pytest.raises(UserError, match="mine.Config must be an rljax.record, with a default for each field"):
         catalog.agent("my.agent")
+
+
+def test_a_source_that_asks_for_what_nobody_has_is_one_sentence(monkeypatch):
+    module = types.ModuleType("asking")
+    module.Config, module.make = catalog.agent("bc").Config, catalog.agent("bc").make
+    module.source = lambda env, config, data: None
+    monkeypatch.setitem(sys.modules, "asking", module)
+    monkeypatch.setitem(catalog.AGENTS, "asking", "asking")
+    with pytest.raises(UserError, match="asking.source reads 'data', which nobody can give it: .* there are dataset"):
+        Program(Plan("asking", "gymnax/CartPole-v1", 100))
