@@ -41,8 +41,7 @@ class Config(ppo.Config):
     reward_hidden: tuple[int, ...] = static((64, 64))
     reward_activation: str = static("tanh")
     reward_batch_size: int = static(256)  # of demonstrations, and of own steps, in each task
-    absorbing = False  # as reward_model reads it; not settings
-    shaped = True
+    absorbing = False  # as reward_model reads it; no setting
 
 
 class State(NamedTuple):
@@ -62,7 +61,7 @@ def make(spec: EnvSpec, config: Config = Config(), task: Any = 0) -> Agent:
         raise UserError(f"There is no task {task}; num_tasks={config.num_tasks}, counted from 0.")
     if config.memory:
         raise UserError(f"memory={config.memory} must be 0: likelihoods are needed of policies without one.")
-    policy, model = ppo.make(spec, config), reward_model.make(spec, config)
+    policy, model = ppo.make(spec, config), reward_model.make(spec, config, shaped=True)
     optimiser = optax.adamw(config.reward_learning_rate, weight_decay=config.reward_weight_decay)
 
     def init(key: Key) -> State:

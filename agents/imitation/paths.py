@@ -60,8 +60,7 @@ class Config(sac.Config):
     learn_temperature: bool = static(False)
     num_envs: int = static(16)  # paths for an update
     num_updates: int = static(64)  # of SAC, after the reward's
-    absorbing = True  # as reward_model reads it; not settings
-    shaped = False
+    absorbing = True  # as reward_model reads it; no setting
 
 
 class Paths(NamedTuple):

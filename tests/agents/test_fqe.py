@@ -71,7 +71,7 @@ def test_equals_the_exact_value_on_a_finite_mdp(explore, random_data):
     q, value = exact_q(env, chances)
     assert value.std() > 0.1
     dataset = random_data(env, 32, 128)
-    state, values = learn(env, SMALL, dataset, table_policy(logits), logits, 800, explore)
+    state, values = learn(env, SMALL, dataset, table_policy(logits), logits, 1600, explore)
     np.testing.assert_allclose(values(np.eye(9))[:8], value[:8], atol=0.01)
     found = fqe.network(env.spec, SMALL).apply(state.critic.params, jnp.eye(9))[0]
     np.testing.assert_allclose(found[:8], q[:8], atol=0.01)
