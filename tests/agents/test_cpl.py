@@ -86,7 +86,7 @@ def test_plentiful_judgements_by_regret_give_the_optimal_soft_policy():
     optimum, _ = soft_optimum(0.3)
     ends = np.asarray(GRID.terminal)
     distance = lambda config, updates: np.abs(learned(config, data, updates) - optimum)[~ends].sum(1).max()
-    assert distance(SMALL.replace(alpha=0.3), 1000) < 0.06
+    assert distance(SMALL.replace(alpha=0.3), 500) < 1e-3
     assert distance(SMALL.replace(alpha=1.0), 200) > 0.3
 
 
