@@ -1,13 +1,21 @@
 """Deep Q-learning. Mnih et al., 2015, "Human-level control through deep reinforcement learning", Nature 518.
 
-Q regresses onto r + gamma max_a Q'(s', a) over a replay of past experience, where Q' is an older copy of Q. Switches of the
-Config: Double (van Hasselt et al., 2015, arXiv:1509.06461), Dueling (Wang et al., 2015, arXiv:1511.06581), prioritised replay
-(Schaul et al., 2015, arXiv:1511.05952), and targets over several steps.
+Q regresses onto r + gamma max_a Q'(s', a) over a replay of past experience, where Q' is an older copy of Q. What is learned of the
+return, its mean or its law, is the head's (rljax/networks/heads.py; agents/distributional has each under its name). Switches:
+
+  double       van Hasselt et al., 2015, arXiv:1509.06461
+  dueling      Wang et al., 2015, arXiv:1511.06581
+  prioritised  Schaul et al., 2015, arXiv:1511.05952
+  noisy        Fortunato et al., 2017, arXiv:1706.10295; without epsilon
+  munchausen   Vieillard et al., 2020, arXiv:2007.14430: soft values, and a bonus for actions the policy was sure of
+  one_step     the next return by its mean: only one step's chance is learned as a law. Achab et al., 2023, arXiv:2304.14421
+  q_weight     DQNReg: a price on Q itself. Co-Reyes et al., 2021, arXiv:2101.03958
+  num_steps    targets over several steps
+  preference   acts, and is followed, by another number of the law than its mean: CVaR, Wang's, mean less variance
 """
 
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,9 +23,12 @@ from jaxtyping import Array, Int
 
 from rljax import distributions, sources
 from rljax.errors import UserError
-from rljax.losses import value as losses
-from rljax.networks.torsos import Torso, dense
-from rljax.record import record, static
+from rljax.losses import distributional
+from rljax.networks import heads
+from rljax.networks.feed_forward import structure
+from rljax.networks.heads import Law
+from rljax.networks.values import Output, QNetwork
+from rljax.record import record, signed, static
 from rljax.types import Agent, Discrete, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
 
@@ -27,10 +38,20 @@ class Config:
     """Defaults: CleanRL's for classic control, but an update for a step in each of 16 environments, and Double."""
 
     learning_rate: float = 2.5e-4
+    adam_epsilon: float = 1e-8
     gamma: float = 0.99
     target_rate: float = 1.0  # share of the new parameters in the target's, every `target_period` updates: 1 copies
     target_period: int = 50
     huber_delta: float = 1e6  # error from which on the loss is linear: here none; 1 for rewards clipped to [-1, 1]
+    lowest_return: float = signed(-100.0)  # of the categorical head, discounted and as scaled
+    highest_return: float = 100.0
+    proposal_learning_rate: float = 1e-5  # of the levels that `fractions` proposes
+    proposal_entropy: float = 1e-3  # weight, which keeps them apart
+    q_weight: float = 0.0
+    munchausen_weight: float = 0.9
+    munchausen_temperature: float = 0.03
+    munchausen_low: float = signed(-1.0)  # the bonus is no lower, before its weight
+    preference_number: float = signed(1.0)  # CVaR's share, Wang's eta, variance's price
     max_grad_norm: float = 1e6  # global norm over all parameters; here no bound, 10 in the paper on dueling networks
     reward_scale: float = 1.0
     epsilon_start: float = 1.0
@@ -40,9 +61,15 @@ class Config:
     priority_exponent: float = 0.6
     importance_exponent: float = 0.4  # rises to 1
     importance_steps: float = 5e5  # environment steps over which it does
+    head: str = static("mean")  # categorical, quantile, implicit, fractions, particles
+    num_atoms: int = static(51)  # of heads that learn a law
+    preference: str = static("mean")  # cvar, wang, mean_variance
     double: bool = static(True)
     dueling: bool = static(False)
     prioritised: bool = static(False)
+    noisy: bool = static(False)
+    munchausen: bool = static(False)
+    one_step: bool = static(False)
     hidden: tuple[int, ...] = static((120, 84))
     channels: tuple[int, ...] = static(())  # of 3 x 3 convolutions before the hidden layers
     activation: str = static("relu")
@@ -63,21 +90,27 @@ class State(NamedTuple):
     updates: Int[Array, ""]
 
 
-class QNetwork(nn.Module):
-    """Observations [B, *shape] to Q [B, A]. The last hidden layer belongs to the stream(s)."""
+LEVELS = {"implicit": "implicit", "fractions": "proposed"}  # of quantiles, by head; other heads ask for none
 
-    spec: EnvSpec
-    config: Config
 
-    @nn.compact
-    def __call__(self, observation):
-        config, num_actions = self.config, self.spec.action.num_actions
-        shared = dict(activation=config.activation, layer_norm=config.layer_norm, dtype=config.dtype)
-        features = Torso(config.hidden[:-1], len(self.spec.observation_shape), config.channels, **shared)(observation)
-        stream = lambda size: dense(size)(Torso(config.hidden[-1:], **shared)(features).astype(jnp.float32))
-        if not config.dueling:
-            return stream(num_actions)
-        return jax.vmap(losses.dueling)(stream(1)[:, 0], stream(num_actions))
+def q_network(spec: EnvSpec, config: Config) -> QNetwork:
+    """Raises UserError where levels are asked for and there are no features that they could be joined with."""
+    if config.head in LEVELS and len(config.hidden) < 2 and not config.channels:
+        raise UserError(f"The head {config.head!r} needs two hidden layers or more, here are {len(config.hidden)}.")
+    return QNetwork(
+        spec.action.num_actions,
+        heads.of(config).size,
+        **structure(spec, config),
+        layer_norm=config.layer_norm,
+        dueling=config.dueling,
+        noisy=config.noisy,
+        levels=LEVELS.get(config.head, "fixed"),
+    )
+
+
+def law(config: Config, output: Output) -> Law:
+    """Of the returns of all actions, [B, A, N]."""
+    return heads.of(config).law(output.values, jax.tree.map(lambda x: x[:, None], output.levels))
 
 
 def env_steps(config: Config, state: State):
@@ -86,11 +119,35 @@ def env_steps(config: Config, state: State):
 
 
 def make(spec: EnvSpec, config: Config = Config()) -> Agent:
-    """DQN for discrete actions. Reads a `Sample` [B] at a time."""
+    """DQN for discrete actions. Reads a `Sample` [B] at a time.
+
+    Raises:
+      UserError: actions are continuous, a head or a preference is not known, or a switch is at odds with another.
+    """
     if not isinstance(spec.action, Discrete):
         raise UserError("DQN is for discrete actions and this environment's are continuous: take SAC or TD3.")
-    network = QNetwork(spec, config)
-    optimiser = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate))
+    if config.munchausen and config.num_steps != 1:
+        raise UserError(
+            f"num_steps={config.num_steps} must be 1 with munchausen=True: each step has a bonus of its own."
+        )
+    head, network = heads.of(config), q_network(spec, config)
+    heads.preferred(Law(jnp.zeros(1), jnp.ones(1)), config.preference)  # known by name
+    adam = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=config.adam_epsilon)
+    )
+    optimiser = adam
+    if config.head == "fractions":
+        slow = optax.adam(config.proposal_learning_rate)
+        labels = lambda params: {"params": {name: name == "proposal" for name in params["params"]}}
+        optimiser = optax.multi_transform({False: adam, True: slow}, labels)
+
+    def apply(params, observation, noise_key=None, levels_key=None) -> Output:
+        rngs = {"noise": noise_key} if config.noisy and noise_key is not None else {}
+        return network.apply(params, observation, levels_key, rngs=rngs)
+
+    def worth(output: Output):
+        """[B, A], by what the policy prefers."""
+        return heads.preferred(law(config, output), config.preference, config.preference_number)
 
     def init(key: Key) -> State:
         params = network.init(key, jnp.zeros((1, *spec.observation_shape)))
@@ -105,27 +162,61 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         return epsilon(state) if explore else config.evaluation_epsilon
 
     def act(state: State, observation, memory, key: Key, explore: bool = True):
-        q = network.apply(state.q.params, observation)
+        if not config.noisy:
+            q = worth(apply(state.q.params, observation))
+        else:
+            key, noise_key = jax.random.split(key)
+            q = worth(apply(state.q.params, observation, noise_key if explore else None))
         return distributions.epsilon_greedy(q, chance(state, explore), key), memory, {}
 
     def log_prob(state: State, observation, action, explore: bool = True):
-        q = network.apply(state.q.params, observation)
+        if config.noisy and explore:
+            raise UserError("The actions of noisy networks have no likelihood that is known; let it not explore.")
+        q = worth(apply(state.q.params, observation))
         return distributions.epsilon_greedy_log_prob(q, chance(state, explore), action)
 
+    def target_law(state: State, batch: Sample, key: Key) -> Law:
+        """Of the return from each step on, [B, M]."""
+        steps, keys = batch.transition, jax.random.split(key, 4)
+        output = apply(state.target, steps.next_observation, *keys[:2])
+        after, reward = law(config, output), config.reward_scale * steps.reward
+        if config.munchausen:
+            price = config.munchausen_temperature
+            log_probs = lambda output: jax.nn.log_softmax(worth(output) / price)
+            next_log_probs = log_probs(output)
+            atoms = after.atoms - price * next_log_probs[..., None]
+            probs = jnp.exp(next_log_probs)[..., None] * after.probs
+            after = Law(*(x.reshape(len(x), -1) for x in (atoms, probs)))
+            taken = taken_of(log_probs(apply(state.target, steps.observation, *keys[2:])), steps.action)
+            reward += config.munchausen_weight * jnp.clip(price * taken, config.munchausen_low, 0.0)
+        else:
+            selector = apply(state.q.params, steps.next_observation, *keys[2:]) if config.double else output
+            best = worth(selector).argmax(axis=-1)
+            after = jax.tree.map(lambda x: taken_of(x, best), after)
+        if config.one_step:
+            after = Law(heads.preferred(after)[:, None], jnp.ones((len(reward), 1)))
+        return Law(jax.vmap(distributional.bellman)(reward, batch.discount, after.atoms), after.probs)
+
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
-        del key  # nothing here is random
-        steps = batch.transition
-        q_target = network.apply(state.target, steps.next_observation)
-        q_selector = network.apply(state.q.params, steps.next_observation) if config.double else q_target
-        next_value = jax.vmap(losses.double_q_value)(q_selector, q_target)
-        target = jax.vmap(losses.td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
+        target_key, *keys = jax.random.split(key, 3)
+        steps, target = batch.transition, target_law(state, batch, target_key)
 
         def loss(params):
-            q = jnp.take_along_axis(network.apply(params, steps.observation), steps.action[:, None], axis=1)[:, 0]
-            error = target - q
-            loss = (batch.weight * jax.vmap(losses.huber, (0, None))(error, config.huber_delta)).mean()
-            metrics = {"loss/q": loss, "q/mean": q.mean(), "q/error": jnp.abs(error).mean()}
-            return loss, metrics | ({"priority": jnp.abs(error)} if config.prioritised else {})
+            output = apply(params, steps.observation, *keys)
+            taken = taken_of(output.values, steps.action)
+            losses = jax.vmap(head.loss)(taken, target, output.levels)
+            q = heads.preferred(head.law(taken, output.levels))
+            error = jnp.abs(heads.preferred(target) - q)
+            loss = (batch.weight * losses).mean() + config.q_weight * q.mean()
+            metrics = {"loss/q": loss, "q/mean": q.mean(), "q/error": error.mean()}
+            if config.head == "fractions":
+                inner, at_inner = output.inner
+                moves = jax.vmap(distributional.fraction_loss)(inner, taken_of(at_inner, steps.action), taken)
+                share = jnp.diff(inner, axis=-1, prepend=0.0, append=1.0)
+                loss += (moves - config.proposal_entropy * -(share * jnp.log(share + 1e-12)).sum(axis=-1)).mean()
+            if config.prioritised:
+                metrics["priority"] = error if config.head == "mean" else losses
+            return loss, metrics
 
         model, metrics = descend(optimiser, state.q, loss)
         updates = state.updates + 1
@@ -134,6 +225,11 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         return State(model, target_params, updates), metrics | {"policy/epsilon": epsilon(state)}
 
     return Agent(init, act, update, log_prob=log_prob)
+
+
+def taken_of(x, action):
+    """Of x [B, A, ...] those of the actions [B]: [B, ...]."""
+    return jax.vmap(lambda row, one: row[one])(x, action)
 
 
 def source(env: Env, config: Config = Config()) -> Source:

@@ -1,6 +1,7 @@
 """Networks from observations to features. They compute in `dtype` and keep float32 parameters."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -71,6 +72,7 @@ class Torso(nn.Module):
     layer_norm: bool = False
     orthogonal: bool = False
     dtype: str = "float32"
+    noisy: bool = False  # the hidden layers, see NoisyDense
 
     @nn.compact
     def __call__(self, observation):
@@ -79,10 +81,37 @@ class Torso(nn.Module):
             x = activation(self.activation)(nn.Conv(size, (3, 3), padding="VALID", dtype=self.dtype)(x))
         x = x.reshape(*x.shape[: x.ndim - self.rank], -1)
         for size in self.hidden:
-            x = dense(size, np.sqrt(2.0) if self.orthogonal else None, self.dtype)(x)
+            scale = np.sqrt(2.0) if self.orthogonal else None
+            x = (NoisyDense(size, dtype=self.dtype) if self.noisy else dense(size, scale, self.dtype))(x)
             x = nn.LayerNorm(dtype=self.dtype)(x) if self.layer_norm else x
             x = activation(self.activation)(x)
         return x
+
+
+class NoisyDense(nn.Module):
+    """A linear layer whose weights and biases are means plus learned multiples of factorised noise, one draw for a whole batch,
+    where the rng `noise` is given; the means alone where it is not. Fortunato et al., 2017 (arXiv:1706.10295), section 3."""
+
+    size: int
+    spread: float = 0.5  # of the noise at the start, over the square root of the inputs
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        bound = 1.0 / np.sqrt(width)
+        uniform = lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+        spread = nn.initializers.constant(self.spread * bound)
+        kernel = self.param("kernel", uniform, (width, self.size))
+        bias = self.param("bias", uniform, (self.size,))
+        kernel_spread = self.param("kernel_spread", spread, (width, self.size))
+        bias_spread = self.param("bias_spread", spread, (self.size,))
+        if self.has_rng("noise"):
+            shrunk = lambda z: jnp.sign(z) * jnp.sqrt(jnp.abs(z))
+            noise = shrunk(jax.random.normal(self.make_rng("noise"), (width + self.size,)))
+            kernel += kernel_spread * noise[:width, None] * noise[width:]
+            bias += bias_spread * noise[width:]
+        return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 
 
 def dense(size: int, scale: float | None = None, dtype: str = "float32", **kwargs) -> nn.Dense:

@@ -8,6 +8,8 @@ import pytest
 from rljax import train
 from rljax.agents.online import dqn
 from rljax.envs import probes
+from rljax.networks import heads
+from rljax.networks.torsos import NoisyDense
 from rljax.types import Continuous, Discrete, EnvSpec, Model, Sample, Transition
 
 SPEC = EnvSpec((2,), Discrete(2))
@@ -16,7 +18,7 @@ LINEAR = dict(hidden=(), learning_rate=0.1)  # Q(s, a) = observation @ kernel + 
 
 def linear(kernel):
     """Parameters of a linear Q without bias."""
-    return {"params": {"Dense_0": {"kernel": jnp.array(kernel, jnp.float32), "bias": jnp.zeros(2)}}}
+    return {"params": {"Streams_0": {"Dense_0": {"kernel": jnp.array(kernel, jnp.float32), "bias": jnp.zeros(2)}}}}
 
 
 def batch():
@@ -89,6 +91,57 @@ def test_exploration_falls_with_environment_steps():
     assert (greedy == 1).all()
 
 
+def test_munchausen_targets_by_hand():
+    """Both policies are the softmax of the target network's Q over the temperature 2; target Q(s) = [0, 0] and [6, 2]."""
+    config = dqn.Config(munchausen=True, munchausen_temperature=2.0, munchausen_low=-1.0, prioritised=True, **LINEAR)
+    agent = dqn.make(SPEC, config)
+    state = agent.init(jax.random.key(0))
+    state = state._replace(
+        q=Model(linear([[1.0, 0.0], [3.0, 4.0]]), state.q.opt_state), target=linear([[0.0, 0.0], [6.0, 2.0]])
+    )
+    _, metrics = agent.update(state, batch(), jax.random.key(0))
+    soft_value = 2.0 * np.log(np.exp(3.0) + np.exp(1.0))  # sum of pi (Q - 2 log pi) at s' = [0, 1]
+    first = 1.0 + 0.9 * max(2.0 * np.log(0.5), -1.0) + 0.5 * soft_value  # less the value 1 of the action taken
+    second = 2.0 + 0.9 * max(2.0 * np.log(1 / (1 + np.exp(2.0))), -1.0)  # of the worse action; its value is 4
+    np.testing.assert_allclose(metrics["priority"], [abs(first - 1.0), abs(second - 4.0)], rtol=1e-5)
+
+
+def test_dqnreg_prices_q():
+    losses = []
+    for weight in (0.0, 0.05):
+        agent = dqn.make(SPEC, dqn.Config(q_weight=weight, double=False, **LINEAR))
+        state = agent.init(jax.random.key(0))
+        state = state._replace(q=Model(linear([[1.0, 0.0], [3.0, 4.0]]), state.q.opt_state))
+        losses.append(agent.update(state, batch(), jax.random.key(0))[1]["loss/q"])
+    np.testing.assert_allclose(losses[1] - losses[0], 0.05 * 2.5, rtol=1e-5)  # the actions taken are worth 1 and 4
+
+
+def test_noisy_networks_explore_by_themselves_and_act_by_their_means():
+    config = dqn.Config(noisy=True, epsilon_start=0.0, epsilon_end=0.0, hidden=(16,))
+    agent = dqn.make(SPEC, config)
+    state = agent.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 200)
+    actions = lambda explore: jax.vmap(lambda key: agent.act(state, jnp.ones((1, 2)), (), key, explore)[0])(keys)
+    assert 0.02 < actions(True).mean() < 0.98 and len(set(np.asarray(actions(False)).ravel())) == 1
+    with pytest.raises(ValueError, match="noisy"):
+        agent.log_prob(state, jnp.ones((1, 2)), jnp.zeros(1, jnp.int32), True)
+
+
+def test_noise_has_the_paper_s_spread():
+    layer = NoisyDense(3, spread=0.5)
+    x = jnp.array([[1.0, -2.0, 0.5, 1.0]])
+    params = layer.init(jax.random.key(0), x)
+    noisy = jax.vmap(lambda key: layer.apply(params, x, rngs={"noise": key})[0])(
+        jax.random.split(jax.random.key(1), 20_000)
+    )
+    plain = layer.apply(params, x)[0]
+    np.testing.assert_allclose(plain, x[0] @ params["params"]["kernel"] + params["params"]["bias"], rtol=1e-6)
+    np.testing.assert_allclose(noisy.mean(0), plain, atol=0.03)
+    mean_size = np.sqrt(2 / np.pi)  # E|z|, which is the variance of sign(z) sqrt|z|
+    expected = 0.25 * np.sqrt(mean_size * (1.0 + mean_size * np.square(x).sum()))
+    np.testing.assert_allclose(noisy.std(0), expected, rtol=0.03)
+
+
 def test_continuous_actions_are_refused():
     with pytest.raises(ValueError, match="DQN is for discrete actions"):
         dqn.make(EnvSpec((3,), Continuous((2,))))
@@ -116,7 +169,8 @@ def learned(env, observations, num_iterations=400, gamma=0.9, **config):
     agent = dqn.make(env.spec, config)
     learner = train.make(agent, dqn.source(env, config))
     state, _ = jax.jit(lambda key: learner.run(learner.init(key), num_iterations))(jax.random.key(0))
-    q = dqn.QNetwork(env.spec, config).apply(state.agent.q.params, jnp.array(observations)[:, None])
+    output = dqn.q_network(env.spec, config).apply(state.agent.q.params, jnp.array(observations)[:, None])
+    q = heads.preferred(dqn.law(config, output))
     greedy, _, _ = agent.act(state.agent, jnp.array(observations)[:, None], (), jax.random.key(0), False)
     np.testing.assert_array_equal(greedy, q.argmax(-1))
     return np.asarray(q)

@@ -1,0 +1,1 @@
+"""Distributional RL: laws of returns under DQN and under soft actor-critic."""

@@ -1,0 +1,140 @@
+"""What a value network's last layer says of the return: its mean, or its whole law in some form.
+
+A head reads `size` numbers for each action. Losses and targets know laws alone (atoms and their probabilities), so that heads are
+interchangeable under any agent with critics, and a law learned by one can be the target of another.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rljax.errors import UserError
+from rljax.losses import distributional, value
+from rljax.names import nearest
+
+
+class Law(NamedTuple):
+    """Of returns: atoms [..., N] and their probabilities [..., N]."""
+
+    atoms: Array
+    probs: Array
+
+
+class Levels(NamedTuple):
+    """Of quantiles [..., N]: which each is, and how much of the law it stands for."""
+
+    middle: Array
+    width: Array
+
+
+class Head(NamedTuple):
+    """
+    size: numbers that the network gives for each action.
+    law: (output [..., size], levels) -> Law [..., N].
+    loss: (output [size], Law [M], levels) -> how far the action's law is from the target's.
+
+    `levels` are those of the quantiles that the network was asked for; None: the head's own.
+    """
+
+    size: int
+    law: Callable[..., Law]
+    loss: Callable[..., Float[Array, ""]]
+
+
+def mean(delta=1e6) -> Head:
+    """The mean alone, by Huber's loss of the difference of means."""
+
+    def law(output, levels=None):
+        return Law(output, jnp.ones_like(output))
+
+    def loss(output, target: Law, levels=None):
+        return value.huber(distributional.mean(*target) - output[0], delta)
+
+    return Head(1, law, loss)
+
+
+def categorical(num_atoms: int, low, high) -> Head:
+    """C51: probabilities of returns fixed evenly from `low` to `high`. Bellemare et al., 2017, arXiv:1707.06887."""
+    support = jnp.linspace(low, high, num_atoms)
+
+    def law(output, levels=None):
+        return Law(jnp.broadcast_to(support, output.shape), jax.nn.softmax(output))
+
+    def loss(output, target: Law, levels=None):
+        return distributional.categorical_loss(output, distributional.project(*target, support))
+
+    return Head(num_atoms, law, loss)
+
+
+def even_levels(num_atoms: int) -> Levels:
+    """The middles of equal parts of (0, 1)."""
+    return Levels((jnp.arange(num_atoms) + 0.5) / num_atoms, jnp.full(num_atoms, 1.0 / num_atoms))
+
+
+def quantile(num_atoms: int, kappa=1.0) -> Head:
+    """Quantiles of even levels (QR-DQN, Dabney et al., 2017, arXiv:1710.10044), or of those that a network was asked for."""
+
+    def law(output, levels=None):
+        levels = levels or even_levels(num_atoms)
+        return Law(output, jnp.broadcast_to(levels.width, output.shape))
+
+    def loss(output, target: Law, levels=None):
+        levels = levels or even_levels(num_atoms)
+        return distributional.quantile_loss(output, levels.middle, *target, kappa)
+
+    return Head(num_atoms, law, loss)
+
+
+def particles(num_atoms: int, bandwidths=tuple(range(1, 11))) -> Head:
+    """MMD-DQN: equally likely particles, anywhere. Nguyen-Tang et al., 2020, arXiv:2007.12354; kernels of widths 1 to 10."""
+    bandwidths = jnp.array(bandwidths, jnp.float32)
+
+    def law(output, levels=None):
+        return Law(output, jnp.full(output.shape, 1.0 / num_atoms))
+
+    def loss(output, target: Law, levels=None):
+        return distributional.mmd(output[:, None], target.atoms[:, None], target.probs, bandwidths)
+
+    return Head(num_atoms, law, loss)
+
+
+def of(config) -> Head:
+    """The head that a config names, with its numbers: `head`, `num_atoms`, `lowest_return`, `highest_return`, `huber_delta`.
+
+    Raises:
+      UserError: there is no such head, or no room between the lowest and the highest return.
+    """
+    heads = {
+        "mean": lambda: mean(config.huber_delta),
+        "categorical": lambda: categorical(config.num_atoms, config.lowest_return, config.highest_return),
+        "quantile": lambda: quantile(config.num_atoms, config.huber_delta),
+        "implicit": lambda: quantile(config.num_atoms, config.huber_delta),
+        "fractions": lambda: quantile(config.num_atoms, config.huber_delta),
+        "particles": lambda: particles(config.num_atoms),
+    }
+    if config.head not in heads:
+        raise UserError(f"There is no head {config.head!r}; {nearest(config.head, heads)}")
+    return heads[config.head]()
+
+
+PREFERENCES = {
+    "mean": lambda atoms, probs, number: distributional.mean(atoms, probs),
+    "cvar": distributional.cvar,
+    "wang": distributional.wang,
+    "mean_variance": distributional.mean_variance,
+}
+
+
+def preferred(law: Law, preference: str = "mean", number=1.0) -> Array:
+    """What a law [..., N] is worth to a policy that has such a preference (its number: see rljax.losses.distributional), [...].
+
+    Raises:
+      UserError: there is no such preference.
+    """
+    if preference not in PREFERENCES:
+        raise UserError(f"There is no preference {preference!r}; {nearest(preference, PREFERENCES)}")
+    one = lambda atoms, probs: PREFERENCES[preference](atoms, probs, number)
+    return jnp.vectorize(one, signature="(n),(n)->()")(*law)
