@@ -21,9 +21,11 @@ import optax
 from rljax import distributions, sources
 from rljax.agents.online import sac
 from rljax.data.dataset import outcome_value
+from rljax.errors import UserError
 from rljax.losses import conservative
 from rljax.losses.actor_critic import clipped_q
 from rljax.losses.value import double_q_value, td_target
+from rljax.networks import heads
 from rljax.networks.policies import init_critic, log_prob_of, q_taken, soft_policy
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
@@ -33,7 +35,7 @@ MAX_MULTIPLIER = 1e6  # as in the authors' code
 
 
 @record
-class Config(sources.Online):
+class Config(sources.Online, heads.Config):
     """Defaults: the authors' for D4RL's locomotion (github.com/aviralkumar2907/CQL, README and d4rl/examples/cql_mujoco_new.py).
 
     Their weight of 5 stands beside a squared error; equation 4, and so this file, halves both. For Atari they take 1 or 4 on a
@@ -122,6 +124,7 @@ def adjust(multiplier: Model, gap, config: Config) -> tuple[Model, Metrics]:
 
 def make_continuous(spec: EnvSpec, config: Config) -> Agent:
     policy, critic = sac.networks(spec, config)
+    head = heads.of(config)
 
     def sampled_actions(policy_params, steps, keys):
         """Actions [3 n, B, A] and their log densities [3 n, B]: n each of the uniform law, of pi(s) and of pi(s')."""
@@ -142,7 +145,7 @@ def make_continuous(spec: EnvSpec, config: Config) -> Agent:
     def value_at_end(state: State, observation, key: Key):
         """Of the policy, by the lower target critic and one action of it, [B]."""
         action = soft_policy(spec, policy.apply(state.policy.params, observation)).sample(seed=key)
-        return clipped_q(q_taken(critic, spec, state.target_critic, observation, action))
+        return clipped_q(q_taken(critic, spec, state.target_critic, observation, action, head))
 
     def penalty(critic_params, state: State, batch: Sample, key: Key):
         steps = batch.transition
@@ -151,9 +154,9 @@ def make_continuous(spec: EnvSpec, config: Config) -> Agent:
         # all at s, those of pi(s') too; as one batch, which is a quarter faster on CPUs than one for each action
         merge = lambda x: x.reshape(-1, *x.shape[2:])
         observation = jnp.broadcast_to(steps.observation, (len(actions), *steps.observation.shape))
-        q = q_taken(critic, spec, critic_params, merge(observation), merge(actions))
+        q = q_taken(critic, spec, critic_params, merge(observation), merge(actions), head)
         q = q.reshape(len(q), *log_density.shape)  # [E, 3 n, B]
-        q_data = q_taken(critic, spec, critic_params, steps.observation, steps.action)  # [E, B]
+        q_data = q_taken(critic, spec, critic_params, steps.observation, steps.action, head)  # [E, B]
         metrics = {}
         if config.calibrate:
             end_value = value_at_end(state, steps.extras["outcome_observation"], end_key)
@@ -184,6 +187,8 @@ def make_continuous(spec: EnvSpec, config: Config) -> Agent:
 
 def make_discrete(spec: EnvSpec, config: Config) -> Agent:
     """Acts greedily, or exploring by the softmax of Q: the law under which the loss pushes values down."""
+    if heads.of(config).size > 1:
+        raise UserError(f"CQL of discrete actions learns means alone: head={config.head!r} must be 'mean'.")
     _, critic = sac.networks(spec, config)
     optimiser = optax.adam(config.critic_learning_rate)
 

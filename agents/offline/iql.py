@@ -20,16 +20,26 @@ from rljax.losses import implicit
 from rljax.losses.actor_critic import clipped_q
 from rljax.losses.value import td_target
 from rljax.names import nearest
+from rljax.networks import heads
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
-from rljax.networks.policies import Policy, critic_size, init_critic, log_prob_of, q_taken, sample_or_mode
+from rljax.networks.heads import Law
+from rljax.networks.policies import (
+    Policy,
+    critic_losses,
+    critic_size,
+    init_critic,
+    log_prob_of,
+    q_taken,
+    sample_or_mode,
+)
 from rljax.record import record, static
 from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
 
 
 @record
-class Config(sources.Online):
+class Config(sources.Online, heads.Config):
     """Defaults: IQL's for locomotion (arXiv:2110.06169, appendix B), where the paper scales rewards so that the best and the worst
     episode's returns lie 1,000 apart."""
 
@@ -62,7 +72,8 @@ def networks(spec: EnvSpec, config: Config) -> tuple[Policy, FeedForward, FeedFo
     """Policy (observation) -> distribution, value (observation) -> [..., 1], critics (see `q_taken`)."""
     shared = structure(spec, config)
     value = FeedForward(1, layer_norm=config.layer_norm, **shared)
-    critic = ensemble(FeedForward, config.num_critics)(critic_size(spec), layer_norm=config.layer_norm, **shared)
+    size = critic_size(spec, heads.of(config))
+    critic = ensemble(FeedForward, config.num_critics)(size, layer_norm=config.layer_norm, **shared)
     return Policy(spec, shared), value, critic
 
 
@@ -70,7 +81,7 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
     """IQL for any actions. Reads a `Sample` [B] at a time.
 
     Args:
-      critic_loss: (critic's parameters, value's parameters) -> (loss, metrics), in place of the squared error to the target.
+      critic_loss: (critic's parameters, value's parameters) -> (loss, metrics), in place of the head's to the target.
     Raises:
       UserError: there is no such value loss.
     """
@@ -80,6 +91,7 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
         )
     value_loss = implicit.VALUE_LOSSES[config.value_loss]
     policy, value, critic = networks(spec, config)
+    head = heads.of(config)
     optimiser = optax.adam(config.learning_rate)
 
     def init(key: Key) -> State:
@@ -103,7 +115,7 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
 
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
         steps = batch.transition
-        q = q_taken(critic, spec, state.target_critic, steps.observation, steps.action)
+        q = q_taken(critic, spec, state.target_critic, steps.observation, steps.action, head)
         q = jax.vmap(clipped_q, 1)(q)
 
         def state_value(params, observation):
@@ -127,14 +139,15 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
 
         policy_model, policy_metrics = descend(optimiser, state.policy, loss_of_policy)
 
-        def squared_error(params, value_params):
+        def td_loss(params, value_params):
             next_value = state_value(value_params, steps.next_observation)
             target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
-            errors = target - q_taken(critic, spec, params, steps.observation, steps.action)
-            loss = (batch.weight * jnp.square(errors).sum(axis=0)).mean()
-            return loss, {"loss/critic": loss, "critic/q": (target - errors).mean()}
+            law = Law(target[:, None], jnp.ones((len(target), 1)))
+            losses, q = critic_losses(critic, spec, params, steps, law, head)
+            loss = (batch.weight * losses.sum(axis=0)).mean()
+            return loss, {"loss/critic": loss, "critic/q": q.mean()}
 
-        loss_of_critic = critic_loss or squared_error
+        loss_of_critic = critic_loss or td_loss
         critic_model, critic_metrics = descend(
             optimiser, state.critic, lambda params: loss_of_critic(params, value_model.params)
         )

@@ -11,13 +11,14 @@ from rljax import sources
 from rljax.agents.online import sac
 from rljax.errors import UserError
 from rljax.losses.conservative import gradient_similarity
+from rljax.networks import heads
 from rljax.networks.feed_forward import FeedForward, structure
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Params, Sample, Source
 
 
 @record
-class Config(sources.Online):
+class Config(sources.Online, heads.Config):
     """Defaults: the authors' for halfcheetah, as in CORL (github.com/corl-team/CORL, algorithms/offline/sac_n.py and edac.py).
 
     There Hopper takes 200 to 500 critics with SAC-N and 50 with EDAC, Walker2d 20 with SAC-N.
@@ -56,11 +57,12 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         return sac.make(spec, config)
     if config.num_critics < 2:
         raise UserError(f"EDAC keeps critics apart: num_critics={config.num_critics} must be at least 2.")
-    critic = FeedForward(1, layer_norm=config.layer_norm, **structure(spec, config))  # any one of the ensemble
+    head = heads.of(config)
+    critic = FeedForward(head.size, layer_norm=config.layer_norm, **structure(spec, config))  # any one of the ensemble
 
     def action_gradients(critic_params: Params, observation, action):
         """Each critic's gradient in the action, [E, B, A]."""
-        q = lambda params, action: critic.apply(params, observation, action).sum()
+        q = lambda params, action: heads.preferred(head.law(critic.apply(params, observation, action))).sum()
         return jax.vmap(jax.grad(q, 1), (0, None))(critic_params, action)
 
     def penalty(critic_params: Params, state: sac.State, batch: Sample, key: Key):

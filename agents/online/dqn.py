@@ -34,17 +34,15 @@ from rljax.updates import descend
 
 
 @record
-class Config:
-    """Defaults: CleanRL's for classic control, but an update for a step in each of 16 environments, and Double."""
+class Config(heads.Config):
+    """Defaults: CleanRL's for classic control, but an update for a step in each of 16 environments, and Double. The paper's
+    `huber_delta` is 1, for rewards clipped to [-1, 1]."""
 
     learning_rate: float = 2.5e-4
     adam_epsilon: float = 1e-8
     gamma: float = 0.99
     target_rate: float = 1.0  # share of the new parameters in the target's, every `target_period` updates: 1 copies
     target_period: int = 50
-    huber_delta: float = 1e6  # error from which on the loss is linear: here none; 1 for rewards clipped to [-1, 1]
-    lowest_return: float = signed(-100.0)  # of the categorical head, discounted and as scaled
-    highest_return: float = 100.0
     proposal_learning_rate: float = 1e-5  # of the levels that `fractions` proposes
     proposal_entropy: float = 1e-3  # weight, which keeps them apart
     q_weight: float = 0.0
@@ -61,8 +59,6 @@ class Config:
     priority_exponent: float = 0.6
     importance_exponent: float = 0.4  # rises to 1
     importance_steps: float = 5e5  # environment steps over which it does
-    head: str = static("mean")  # categorical, quantile, implicit, fractions, particles
-    num_atoms: int = static(51)  # of heads that learn a law
     preference: str = static("mean")  # cvar, wang, mean_variance
     double: bool = static(True)
     dueling: bool = static(False)

@@ -14,11 +14,21 @@ import optax
 
 from rljax import sources
 from rljax.errors import UserError
-from rljax.losses import actor_critic
-from rljax.losses.value import td_target
+from rljax.losses import actor_critic, distributional
+from rljax.networks import heads
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
-from rljax.networks.policies import critic_size, init_critic, log_prob_of, q_taken, soft_policy, soft_policy_size
+from rljax.networks.heads import Law
+from rljax.networks.policies import (
+    critic_losses,
+    critic_size,
+    init_critic,
+    log_prob_of,
+    outputs_taken,
+    q_taken,
+    soft_policy,
+    soft_policy_size,
+)
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
@@ -67,7 +77,8 @@ def networks(spec: EnvSpec, config: Config) -> tuple[FeedForward, FeedForward]:
     Discrete: (observation) -> [..., A], logits; (observation) -> Q [E, ..., A].
     """
     shared = structure(spec, config)
-    critic = ensemble(FeedForward, config.num_critics)(critic_size(spec), layer_norm=config.layer_norm, **shared)
+    size = critic_size(spec, heads.of(config))
+    critic = ensemble(FeedForward, config.num_critics)(size, layer_norm=config.layer_norm, **shared)
     return FeedForward(soft_policy_size(spec), **shared), critic
 
 
@@ -78,12 +89,13 @@ def value_function(spec: EnvSpec, config: Config) -> Callable:
     those: (Q [E, ...]) -> the critics' values that the lowest is taken of; all of them by default.
     """
     policy, critic = networks(spec, config)
+    head = heads.of(config)
 
     def soft_values(policy_params, critic_params, temperature, observation, key, those=lambda q: q):
         acting = soft_policy(spec, policy.apply(policy_params, observation))
         if isinstance(spec.action, Continuous):
             action, log_prob = acting.sample_and_log_prob(seed=key)
-            q = those(q_taken(critic, spec, critic_params, observation, action))
+            q = those(q_taken(critic, spec, critic_params, observation, action, head))
             return jax.vmap(actor_critic.soft_value, (1, 0, None))(q, log_prob, temperature), -log_prob
         q = those(critic.apply(critic_params, observation))
         log_probs = jax.nn.log_softmax(acting.logits)
@@ -105,25 +117,33 @@ def make(
     entropy_in_target: bool = True,
     num_target_critics: int | None = None,
     critic_loss: Callable | None = None,
+    pool: Callable = heads.lowest,
 ) -> Agent:
     """SAC for continuous actions in [-1, 1] or discrete ones. Reads a `Sample` [B] at a time.
 
-    The last four arguments are for agents that are SAC with another critic (agents/offline/cql.py, sac_n.py, rlpd.py;
-    agents/imitation/iq_learn.py); then `config` is theirs, with the fields of this one that say how to learn and by which networks.
+    The last arguments are for agents that are SAC with another critic (agents/offline/cql.py, sac_n.py, rlpd.py;
+    agents/imitation/iq_learn.py; agents/distributional/tqc.py); then `config` is theirs, with the fields of this one that say how
+    to learn and by which networks.
 
     Args:
-      penalty: (critic params, state, batch, key) -> (loss, metrics), added to the critics' loss, which is half the squared
-        error, summed over critics.
+      penalty: (critic params, state, batch, key) -> (loss, metrics), added to the critics' loss, which is that of their head,
+        half the squared error where it is the mean, summed over critics.
       entropy_in_target: whether the critics learn soft values; the policy is paid for its entropy in any case.
       num_target_critics: how many of the target critics, drawn anew for each update, a target is the lowest of; the policy
         then follows the mean of all critics. None: the lowest of all, for both.
-      critic_loss: (critic params, state, batch, key) -> (loss, metrics), in place of squared errors and penalty.
+      critic_loss: (critic params, state, batch, key) -> (loss, metrics), in place of head's losses and penalty.
+      pool: (laws of the return by the target critics [E, N]) -> the target's law [M], for continuous actions.
     Raises:
-      UserError: there are not so many critics.
+      UserError: there are not so many critics, or critics of discrete actions are to learn laws.
     """
     if num_target_critics is not None and not 0 < num_target_critics <= config.num_critics:
         raise UserError(f"num_target_critics={num_target_critics} must be from 1 to num_critics={config.num_critics}.")
     continuous = isinstance(spec.action, Continuous)
+    head = heads.of(config)
+    if head.size > 1 and not continuous:
+        raise UserError(
+            "Soft critics of discrete actions learn means alone; for laws of returns take DQN with that head."
+        )
     policy, critic = networks(spec, config)
     policy_optimiser = optax.adam(config.policy_learning_rate)
     critic_optimiser = optax.adam(config.critic_learning_rate)
@@ -166,17 +186,26 @@ def make(
     def log_prob(state: State, observation, action, explore: bool = True):
         return log_prob_of(distribution(state.policy.params, observation), spec, action, explore)
 
-    def squared_errors(params, state: State, batch: Sample, key: Key):
+    def next_law(state: State, observation, key: Key, price, those) -> Law:
+        """Of the return from `observation` on, with the entropy it is paid for, [B, M]."""
+        if not continuous:
+            value, _ = soft_values(state.policy.params, state.target_critic, price, observation, key, those)
+            return Law(value[:, None], jnp.ones((len(value), 1)))
+        action, log_prob = distribution(state.policy.params, observation).sample_and_log_prob(seed=key)
+        laws = head.law(outputs_taken(critic, spec, state.target_critic, observation, action, head))
+        law = jax.vmap(pool, 1)(jax.tree.map(those, laws))
+        return law._replace(atoms=law.atoms - price * log_prob[:, None])
+
+    def td_losses(params, state: State, batch: Sample, key: Key):
         target_key, penalty_key, choice_key = jax.random.split(key, 3)
         steps = batch.transition
         price = jnp.exp(state.temperature.params) if entropy_in_target else 0.0
-        next_value, _ = soft_values(
-            state.policy.params, state.target_critic, price, steps.next_observation, target_key, some(choice_key)
-        )
-        target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
-        q = q_taken(critic, spec, params, steps.observation, steps.action)
-        errors = target - q
-        loss = 0.5 * (batch.weight * jnp.square(errors).sum(axis=0)).mean()
+        after = next_law(state, steps.next_observation, target_key, price, some(choice_key))
+        atoms = jax.vmap(distributional.bellman)(config.reward_scale * steps.reward, batch.discount, after.atoms)
+        target = Law(atoms, after.probs)
+        losses, q = critic_losses(critic, spec, params, steps, target, head)
+        loss = (batch.weight * losses.sum(axis=0)).mean()
+        errors = heads.preferred(target) - q
         metrics = {"loss/critic": loss, "critic/q": q.mean(), "priority": jnp.abs(errors).mean(axis=0)}
         extra, extra_metrics = penalty(params, state, batch, penalty_key)
         return loss + extra, metrics | extra_metrics
@@ -184,7 +213,7 @@ def make(
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
         critic_key, policy_key = jax.random.split(key)
         steps, temperature = batch.transition, jnp.exp(state.temperature.params)
-        loss_of = critic_loss or squared_errors
+        loss_of = critic_loss or td_losses
         critic_model, critic_metrics = descend(
             critic_optimiser, state.critic, lambda params: loss_of(params, state, batch, critic_key)
         )

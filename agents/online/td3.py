@@ -15,10 +15,12 @@ from jaxtyping import Array, Float
 
 from rljax import sources
 from rljax.errors import UserError
-from rljax.losses import actor_critic
-from rljax.losses.value import td_target
+from rljax.losses import actor_critic, distributional
+from rljax.networks import heads
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
+from rljax.networks.heads import Law
+from rljax.networks.policies import critic_losses, q_taken
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
@@ -63,9 +65,10 @@ class State(NamedTuple):
 
 
 def networks(spec: EnvSpec, config: Config) -> tuple[FeedForward, FeedForward]:
-    """Policy (observation) -> action before its tanh [..., A], and critics (observation, action) -> Q [E, ..., 1]."""
+    """Policy (observation) -> action before its tanh [..., A]; critics (observation, action) -> Q [E, ..., 1], or for a head."""
     shared = structure(spec, config)
-    critic = ensemble(FeedForward, config.num_critics)(1, layer_norm=config.layer_norm, **shared)
+    size = heads.of(config).size
+    critic = ensemble(FeedForward, config.num_critics)(size, layer_norm=config.layer_norm, **shared)
     return FeedForward(spec.action.size, **shared), critic
 
 
@@ -92,16 +95,13 @@ def make(
     if not isinstance(spec.action, Continuous):
         raise UserError(f"TD3 needs continuous actions; here are {spec.action.num_actions} discrete ones.")
     policy, critic = networks(spec, config)
+    head = heads.of(config)
     _, first_critic = networks(spec, config.replace(num_critics=1))
     policy_optimiser = optax.adam(config.policy_learning_rate)
     critic_optimiser = optax.adam(config.critic_learning_rate)
 
     def actions(params, observation):
         return jnp.tanh(policy.apply(params, observation))
-
-    def q_values(params, observation, action):
-        """[E, B]."""
-        return critic.apply(params, observation, action)[..., 0]
 
     def init(key: Key) -> State:
         policy_key, critic_key = jax.random.split(key)
@@ -128,14 +128,16 @@ def make(
         next_action = actions(state.target_policy, steps.next_observation)
         noise = config.target_noise * jax.random.normal(key, next_action.shape)
         smoothed = jax.vmap(actor_critic.smoothed_action, (0, 0, None))(next_action, noise, config.target_noise_clip)
-        next_q = q_values(state.target_critic, steps.next_observation, smoothed)
-        next_value = jax.vmap(actor_critic.clipped_q, 1)(next_q) - target_penalty(smoothed, steps)
-        target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
+        after = head.law(critic.apply(state.target_critic, steps.next_observation, smoothed))
+        after = jax.vmap(heads.lowest, 1)(after)
+        next_atoms = after.atoms - jnp.reshape(target_penalty(smoothed, steps), (-1, 1))
+        atoms = jax.vmap(distributional.bellman)(config.reward_scale * steps.reward, batch.discount, next_atoms)
+        target = Law(atoms, after.probs)
 
         def loss(params):
-            q = q_values(params, steps.observation, steps.action)
-            errors = target - q
-            loss = 0.5 * (batch.weight * jnp.square(errors).sum(axis=0)).mean()
+            losses, q = critic_losses(critic, spec, params, steps, target, head)
+            loss = (batch.weight * losses.sum(axis=0)).mean()
+            errors = heads.preferred(target) - q
             return loss, {"loss/critic": loss, "critic/q": q.mean(), "priority": jnp.abs(errors).mean(axis=0)}
 
         return descend(critic_optimiser, model, loss)
@@ -154,7 +156,7 @@ def make(
         first_params = jax.tree.map(lambda x: x[:1], critic_model.params)
 
         def q(observation, action):
-            return first_critic.apply(first_params, observation, action)[0, :, 0]
+            return q_taken(first_critic, spec, first_params, observation, action, head)[0]
 
         def loss_of_policy(params):
             loss, metrics = policy_loss(lambda observation: actions(params, observation), q, last)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from rljax.errors import UserError
 from rljax.losses import distributional, value
 from rljax.names import nearest
+from rljax.record import record, signed, static
 
 
 class Law(NamedTuple):
@@ -101,12 +102,21 @@ def particles(num_atoms: int, bandwidths=tuple(range(1, 11))) -> Head:
     return Head(num_atoms, law, loss)
 
 
-def of(config) -> Head:
-    """The head that a config names, with its numbers: `head`, `num_atoms`, `lowest_return`, `highest_return`, `huber_delta`.
+@record
+class Config:
+    """What a config has that chooses a head; those of agents with critics extend it."""
 
-    Raises:
-      UserError: there is no such head, or no room between the lowest and the highest return.
-    """
+    huber_delta: float = 1e6  # error from which on losses are linear: here none; of quantiles it is kappa
+    lowest_return: float = signed(-100.0)  # of the categorical head, discounted and as scaled
+    highest_return: float = 100.0
+    head: str = static("mean")  # categorical, quantile, implicit, fractions, particles
+    num_atoms: int = static(51)  # of heads that learn a law
+
+
+def of(config) -> Head:
+    """The head that a config chooses; one that is no such `Config` learns means. Raises UserError where there is no such head."""
+    if not isinstance(config, Config):
+        return mean()
     heads = {
         "mean": lambda: mean(config.huber_delta),
         "categorical": lambda: categorical(config.num_atoms, config.lowest_return, config.highest_return),
@@ -118,6 +128,20 @@ def of(config) -> Head:
     if config.head not in heads:
         raise UserError(f"There is no head {config.head!r}; {nearest(config.head, heads)}")
     return heads[config.head]()
+
+
+def lowest(laws: Law) -> Law:
+    """Of several critics' laws [E, N] that of the lowest mean, [N]: of means alone, the lowest of them."""
+    one = preferred(laws).argmin()
+    return jax.tree.map(lambda x: x[one], laws)
+
+
+def truncated(laws: Law, num_dropped: int) -> Law:
+    """All of several critics' equally likely atoms [E, N], without the highest `num_dropped` for each critic. Kuznetsov et al.,
+    2020 (arXiv:2005.04269), section 4.2."""
+    num_critics, num_atoms = laws.atoms.shape
+    kept = num_critics * (num_atoms - num_dropped)
+    return Law(jnp.sort(laws.atoms, axis=None)[:kept], jnp.full(kept, 1.0 / kept))
 
 
 PREFERENCES = {

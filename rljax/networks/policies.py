@@ -1,13 +1,18 @@
 """Policies and critics as many agents have them: distributions over actions, and values of actions given."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rljax import distributions
 from rljax.errors import UserError
+from rljax.networks import heads
 from rljax.networks.feed_forward import FeedForward
-from rljax.types import Continuous, EnvSpec, Key, Params
+from rljax.networks.heads import Head, Law
+from rljax.types import Continuous, EnvSpec, Key, Params, Transition
+
+MEAN = heads.mean()
 
 
 class Policy(nn.Module):
@@ -80,9 +85,9 @@ def soft_policy(spec: EnvSpec, output: Float[Array, "*B size"]) -> distributions
     return distributions.TanhNormal(mean, distributions.bounded_log_std(log_std))
 
 
-def critic_size(spec: EnvSpec) -> int:
-    """Outputs of a critic: one for an action given, or one for each that there is."""
-    return 1 if isinstance(spec.action, Continuous) else spec.action.num_actions
+def critic_size(spec: EnvSpec, head: Head = MEAN) -> int:
+    """Outputs of a critic: a head's for an action given, or for each that there is."""
+    return head.size * (1 if isinstance(spec.action, Continuous) else spec.action.num_actions)
 
 
 def init_critic(critic: nn.Module, spec: EnvSpec, key: Key) -> Params:
@@ -91,9 +96,24 @@ def init_critic(critic: nn.Module, spec: EnvSpec, key: Key) -> Params:
     return critic.init(key, jnp.zeros((1, *spec.observation_shape)), *action)
 
 
-def q_taken(critic: nn.Module, spec: EnvSpec, params: Params, observation, action):
-    """Each critic's value of the actions given, [E, B], of an ensemble with `critic_size` outputs."""
+def outputs_taken(critic: nn.Module, spec: EnvSpec, params: Params, observation, action, head: Head = MEAN):
+    """What each critic of an ensemble with `critic_size` outputs tells its head of the actions given, [E, B, size]."""
     if isinstance(spec.action, Continuous):
-        return critic.apply(params, observation, action)[..., 0]
-    q = critic.apply(params, observation)
-    return jnp.take_along_axis(q, action[None, :, None], axis=-1)[..., 0]
+        return critic.apply(params, observation, action)
+    output = critic.apply(params, observation)
+    output = output.reshape(*output.shape[:-1], spec.action.num_actions, head.size)
+    return jnp.take_along_axis(output, action[None, :, None, None], axis=-2)[..., 0, :]
+
+
+def q_taken(critic: nn.Module, spec: EnvSpec, params: Params, observation, action, head: Head = MEAN):
+    """Each critic's value of the actions given, [E, B], by the mean of its law."""
+    return heads.preferred(head.law(outputs_taken(critic, spec, params, observation, action, head)))
+
+
+def critic_losses(
+    critic: nn.Module, spec: EnvSpec, params: Params, steps: Transition, target: Law, head: Head = MEAN
+) -> tuple[Float[Array, "E B"], Float[Array, "E B"]]:
+    """How far each critic's laws of the actions taken are from the targets' [B, M], and their means: half the squared error, for
+    critics that know the mean alone."""
+    output = outputs_taken(critic, spec, params, steps.observation, steps.action, head)
+    return jax.vmap(jax.vmap(head.loss), (0, None))(output, target), heads.preferred(head.law(output))

@@ -18,12 +18,13 @@ from rljax.experiments.plan import Plan, Program
 from rljax.sources import Demonstrator
 
 ENVS = {name: make(name) for name in ("gymnax/CartPole-v1", "gymnax/Pendulum-v1", "rljax/Gridworld")}
-CONTINUOUS_ONLY = ("td3", "td3_bc", "sac_n", "lipschitz_bc", "rot")
+CONTINUOUS_ONLY = ("td3", "td3_bc", "sac_n", "lipschitz_bc", "rot", "tqc", "dsac", "d4pg")
+DISCRETE_ONLY = ("dqn", "pqn", "c51", "qr_dqn", "iqn", "fqf", "mmd_dqn", "os_c51", "rainbow")
 FINITE_ONLY = ("max_causal_entropy", "max_entropy", "apprenticeship", "max_margin", "bayesian")
 ROADS_ONLY = ("rhip",)
 NOT_IN = {
     "gymnax/CartPole-v1": CONTINUOUS_ONLY + FINITE_ONLY + ROADS_ONLY,
-    "gymnax/Pendulum-v1": ("dqn", *FINITE_ONLY, *ROADS_ONLY),
+    "gymnax/Pendulum-v1": (*DISCRETE_ONLY, *FINITE_ONLY, *ROADS_ONLY),
     "rljax/Gridworld": CONTINUOUS_ONLY + ROADS_ONLY,
 }
 
