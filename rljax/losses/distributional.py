@@ -67,12 +67,10 @@ def quantile_loss(
     chex.assert_equal_shape([quantiles, levels])
     chex.assert_equal_shape([atoms, probs])
     error = jax.lax.stop_gradient(atoms) - quantiles[:, None]  # [N, M]
-    size = jnp.abs(error)
-    safe = jnp.maximum(kappa, 1e-12)
-    near = jnp.minimum(size, kappa)
-    huber = jnp.where(kappa > 0.0, (0.5 * near**2 + kappa * (size - near)) / safe, size)
+    near = jnp.square(error) * 0.5 / jnp.maximum(kappa, 1e-12)
+    size = jnp.where(jnp.abs(error) < kappa, near, jnp.abs(error) - 0.5 * kappa)
     tilt = jnp.abs(levels[:, None] - (error < 0.0))
-    return ((tilt * huber) @ jax.lax.stop_gradient(probs)).sum()
+    return ((tilt * size) @ jax.lax.stop_gradient(probs)).sum()
 
 
 def expectile_loss(

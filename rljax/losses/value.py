@@ -42,8 +42,8 @@ def huber(error: Scalar, delta: Number) -> Scalar:
     all errors makes it half the squared error.
     """
     chex.assert_rank(error, 0)
-    quadratic = jnp.minimum(jnp.abs(error), delta)
-    return 0.5 * quadratic**2 + delta * (jnp.abs(error) - quadratic)
+    size = jnp.abs(error)
+    return jnp.where(size <= delta, 0.5 * error**2, delta * (size - 0.5 * delta))  # a sum of both would round small slopes off
 
 
 def dueling(value: Scalar, advantage: Float[Array, " A"]) -> Float[Array, " A"]:

@@ -31,6 +31,7 @@ def test_double_q_value():
         (3.0, 1.0, 2.5, 1.0),  # 1 (3 - 1/2)
         (-3.0, 2.0, 4.0, -2.0),  # 2 (3 - 2/2)
         (3.0, 1e6, 4.5, 3.0),  # half the square
+        (1e-3, 1e6, 5e-7, 1e-3),  # a large delta rounds nothing off
     ],
 )
 def test_huber(error, delta, expected, slope):
