@@ -43,7 +43,9 @@ def huber(error: Scalar, delta: Number) -> Scalar:
     """
     chex.assert_rank(error, 0)
     size = jnp.abs(error)
-    return jnp.where(size <= delta, 0.5 * error**2, delta * (size - 0.5 * delta))  # a sum of both would round small slopes off
+    return jnp.where(
+        size <= delta, 0.5 * error**2, delta * (size - 0.5 * delta)
+    )  # a sum of both would round small slopes off
 
 
 def dueling(value: Scalar, advantage: Float[Array, " A"]) -> Float[Array, " A"]:
