@@ -39,6 +39,7 @@ AGENTS = {
     "sqil": "rljax.agents.imitation.sqil",
     "iq_learn": "rljax.agents.imitation.iq_learn",
     "cpl": "rljax.agents.preference.cpl",
+    "dppo": "rljax.agents.preference.dppo",
     "ipl": "rljax.agents.preference.ipl",
     "reward_model": "rljax.agents.preference.reward_model",
     "rot": "rljax.agents.imitation.rot",

@@ -202,6 +202,17 @@ def judged(dataset: Dataset, *, batch_size: int, num_batches: int, length: int |
     return Source(lambda agent, key: (), next_batch, num_batches=num_batches)
 
 
+def overlapping(dataset: Dataset, *, batch_size: int, num_batches: int, length: int, spread) -> Source:
+    """Batches of `Judged` [B, 2, K] that nobody judged: segments from anywhere in a dataset, each beside one that begins about
+    `spread` steps earlier or later (see `data.feedback.overlapping`)."""
+
+    def next_batch(state, agent, agent_state, key):
+        found = feedback_lib.overlapping(dataset, key, num_batches * batch_size, length, spread)
+        return state, stacked(found, num_batches), {}
+
+    return Source(lambda agent, key: (), next_batch, num_batches=num_batches)
+
+
 def _drawn(dataset: Dataset, read: Callable, batch_size: int, num_batches: int) -> Source:
     def next_batch(state, agent, agent_state, key):
         rows = dataset_lib.draw(dataset, key, num_batches * batch_size)

@@ -73,11 +73,32 @@ def read(dataset, judgement: Int[Array, " B"], key: Key, length: int | None = No
     start, steps = told.start[judgement], told.length[judgement]
     spare = jnp.maximum(steps - length, 0)
     start = start + jax.random.randint(key, start.shape, 0, spare + 1)
-    time = jnp.arange(length)
-    mask = time < jnp.minimum(steps, length)[..., None]
-    rows = start[..., None] + jnp.where(mask, time, 0)
-    transition = jax.tree.map(lambda x: x[rows], dataset.transition)
+    transition, mask = steps_of(dataset, start, jnp.minimum(steps, length), length)
     return Judged(transition, mask, told.rank[judgement], told.weight[judgement], told.rater[judgement])
+
+
+def steps_of(
+    dataset, start: Int[Array, "*B"], steps: Int[Array, "*B"], length: int
+) -> tuple[Transition, Bool[Array, "*B K"]]:
+    """What segments hold, `length` steps K of room for each, and a mask of those that there are; behind them stands the first."""
+    time = jnp.arange(length)
+    mask = time < steps[..., None]
+    rows = start[..., None] + jnp.where(mask, time, 0)
+    return jax.tree.map(lambda x: x[rows], dataset.transition), mask
+
+
+def overlapping(dataset, key: Key, batch_size: int, length: int, spread) -> Judged:
+    """Segments of `length` steps drawn as `segments` does, and beside each another of its episode that begins some steps earlier or
+    later: as many as a normal of standard deviation `spread`, rounded. Nobody judged them: ties that weigh nothing, [B, 2, K]."""
+    draw_key, shift_key = jax.random.split(key)
+    start, steps = segments(dataset, draw_key, (batch_size,), length)
+    episode = dataset.episode[start]
+    first = dataset.start[episode]
+    shift = jnp.round(spread * jax.random.normal(shift_key, start.shape)).astype(jnp.int32)
+    other = jnp.clip(start + shift, first, first + dataset.length[episode] - steps)
+    transition, mask = steps_of(dataset, jnp.stack([start, other], 1), jnp.stack([steps, steps], 1), length)
+    nobody = jnp.zeros((batch_size, 2), jnp.int32)
+    return Judged(transition, mask, nobody, jnp.zeros(batch_size), nobody[:, 0])
 
 
 def draw(dataset, key: Key, batch_size: int) -> Int[Array, " B"]:

@@ -144,3 +144,23 @@ def test_paid_otherwise_returns_begin_anew_with_each_episode(data):
     same = dataset_lib.paid(data, lambda steps: steps.reward)
     for field in dataclasses.fields(data):
         jax.tree.map(np.testing.assert_array_equal, getattr(same, field.name), getattr(data, field.name))
+
+
+def test_overlapping_segments_lie_within_the_episode_and_nobody_judged_them(data):
+    """Of three steps; the second episode has but two, so both are all of it."""
+    found = jax.jit(lambda key: lib.overlapping(data, key, 2000, 3, 1.5))(jax.random.key(0))
+    first = np.asarray(found.transition.reward[..., 0])
+    episode = np.searchsorted(np.cumsum(LENGTHS), first, side="right")
+    assert (episode[:, 0] == episode[:, 1]).all() and set(episode[:, 0]) == {0, 1, 2}
+    assert (found.mask.sum(-1) == np.minimum(np.array(LENGTHS)[episode], 3)).all()
+    assert ((first + found.mask.sum(-1))[:, 1] <= np.cumsum(LENGTHS)[episode[:, 0]]).all()
+    middle = first[:, 0] == 1
+    share = [(first[middle, 1] == place).mean() for place in range(3)]
+    tail = 0.3694  # of a standard normal above 0.5 / 1.5, which is rounded up to a step or more
+    np.testing.assert_allclose(share, [tail, 1 - 2 * tail, tail], atol=0.06)
+    assert not found.weight.any() and not found.rank.any()
+
+
+def test_without_spread_segments_overlap_wholly(data):
+    found = lib.overlapping(data, jax.random.key(0), 20, 3, 0.0)
+    np.testing.assert_array_equal(found.transition.reward[:, 0], found.transition.reward[:, 1])
