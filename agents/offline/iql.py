@@ -70,7 +70,7 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
     """IQL for any actions. Reads a `Sample` [B] at a time.
 
     Args:
-      critic_loss: (critic's parameters, value's parameters) -> (loss, metrics), in place of the squared error to the target.
+      critic_loss: (critic params, state, batch, key) -> (loss, metrics), in place of squared errors; the state has the new value.
     Raises:
       UserError: there is no such value loss.
     """
@@ -127,16 +127,16 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
 
         policy_model, policy_metrics = descend(optimiser, state.policy, loss_of_policy)
 
-        def squared_error(params, value_params):
-            next_value = state_value(value_params, steps.next_observation)
+        def squared_errors(params, state: State, batch: Sample, key: Key):
+            next_value = state_value(state.value.params, steps.next_observation)
             target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
             errors = target - q_taken(critic, spec, params, steps.observation, steps.action)
             loss = (batch.weight * jnp.square(errors).sum(axis=0)).mean()
             return loss, {"loss/critic": loss, "critic/q": (target - errors).mean()}
 
-        loss_of_critic = critic_loss or squared_error
+        loss_of_critic, known = critic_loss or squared_errors, state._replace(value=value_model)
         critic_model, critic_metrics = descend(
-            optimiser, state.critic, lambda params: loss_of_critic(params, value_model.params)
+            optimiser, state.critic, lambda params: loss_of_critic(params, known, batch, key)
         )
         target_critic = optax.incremental_update(critic_model.params, state.target_critic, config.target_rate)
         new = State(policy_model, value_model, critic_model, target_critic)
