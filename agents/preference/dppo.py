@@ -142,5 +142,5 @@ def source(env: Env, config: Config, dataset) -> Source:
     """Judgements of the dataset, and segments from anywhere in it beside them; the environment is only evaluated in."""
     batches = dict(num_batches=config.num_updates, length=config.segment)
     judged = sources.judged(dataset, batch_size=config.num_judgements, **batches)
-    anywhere = sources.overlapping(dataset, batch_size=config.batch_size, spread=config.shift, **batches)
+    anywhere = sources.unjudged(dataset, batch_size=config.batch_size, spread=config.shift, **batches)
     return sources.beside(judged, anywhere)
