@@ -45,7 +45,7 @@ def by_regret(optimal_q, count=4000, seed=0):
 
 def test_plentiful_judgements_by_regret_give_optimal_actions(learn_offline, optimal_q):
     data = by_regret(optimal_q)
-    agent, state = learn_offline(dppo, SMALL.replace(bias=1.0), GRID, data, 200)
+    agent, state = learn_offline(dppo, SMALL.replace(bias=1.0), GRID, data, 80)
     check_agent(agent, GRID, dppo.source(GRID, SMALL, data))
     q, going_on = optimal_q(GRID), ~np.asarray(GRID.terminal)
     action, _, _ = agent.act(state, jnp.eye(len(q)), (), jax.random.key(0), False)
