@@ -50,6 +50,8 @@ AGENTS = {
     "sqil": "rljax.agents.imitation.sqil",
     "iq_learn": "rljax.agents.imitation.iq_learn",
     "cpl": "rljax.agents.preference.cpl",
+    "dppo": "rljax.agents.preference.dppo",
+    "oppo": "rljax.agents.preference.oppo",
     "ipl": "rljax.agents.preference.ipl",
     "reward_model": "rljax.agents.preference.reward_model",
     "rot": "rljax.agents.imitation.rot",

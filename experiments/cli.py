@@ -178,7 +178,8 @@ def numbers(name: str, kind: type = float, least: int = 1) -> list:
         found = []
     if len(found) < least:
         wanted = f"{least} or more {'whole ' * (kind is int)}numbers"
-        raise UserError(f"--{name}={','.join(flag.value)} must be {wanted}, as in --{name}={','.join(flag.default)}.")
+        example = f", as in --{name}={','.join(flag.default)}" if flag.default else ""
+        raise UserError(f"--{name}={','.join(flag.value)} must be {wanted}{example}.")
     return found
 
 

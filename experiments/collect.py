@@ -3,6 +3,7 @@
   python -m rljax.experiments.collect --run_dir=runs/ppo-brax-hopper --transitions=100000 --output=hopper.npz
   python -m rljax.experiments.collect --run_dir=runs/medium --run_dir=runs/expert --transitions=100000 --output=mixed.npz
   python -m rljax.experiments.collect --env=gymnax/Pendulum-v1 --transitions=100000 --output=random.npz
+  python -m rljax.experiments.collect --run_dir=runs/clone --noise=0,0.25,0.5,0.75,1 --transitions=100000 --output=ranked.npz
   python -m rljax.experiments.collect --env=gymnasium/Hopper-v4 --policies='trpo_hopper.h5?rungs=20,40' --output=hopper-v0
 
 Every agent of every run (all seeds and points of a sweep) and every policy takes an equal share. They explore unless --noexplore is
@@ -10,21 +11,27 @@ given. What is written is decided by the name: FILE.npz, FILE.hdf5 in D4RL's lay
 rljax/data/files.py); train on each by --dataset=NAME. The first two hold the actions' log-likelihoods too where all agents know
 them, for off-policy evaluation.
 
+With --noise each acts again and again, and the given shares of actions are random instead. The less of it the better an episode
+should be, so the data rank themselves: --dataset='ranked.npz?preferences=5000&teacher=noise' has judgements by it (D-REX).
+
 Environments of Gymnasium are stepped on the host, one at a time, so their episodes are whole but for the last of each agent.
 Elsewhere the last episode of each of --num_envs is cut; by default there are few enough for most to be whole.
 """
 
 import math
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
 import rljax
 from rljax import parallel
+from rljax.agents.behaviour import noisy
 from rljax.data import dataset, files
 from rljax.data.collect import collect, side_by_side, uniform
 from rljax.envs import make as make_env
@@ -45,8 +52,13 @@ def main(argv):
     if not FLAGS.output:
         raise UserError("--output=NAME must name what to write: FILE.npz, FILE.hdf5 or, for Minari, NAME-v0.")
     files.check_name(FLAGS.output)
+    noise = cli.numbers("noise") if FLAGS.noise else []
+    if noise and not pathlib.Path(FLAGS.output).suffix:
+        raise UserError(
+            "Only FILE.npz and FILE.hdf5 say how much --noise there was; Minari's layout has no place for it."
+        )
     env_name, env, agents = actors(FLAGS.env, FLAGS.run_dir, FLAGS.policies)
-    steps = roll(env_name, env, agents, FLAGS.transitions, FLAGS.num_envs, FLAGS.explore, FLAGS.seed)
+    steps = roll(env_name, env, agents, FLAGS.transitions, FLAGS.num_envs, FLAGS.explore, FLAGS.seed, noise)
     files.save(FLAGS.output, steps, env.spec)
     print(f"{FLAGS.output}: {files.describe(dataset.from_transitions(steps))}")
 
@@ -59,6 +71,7 @@ def record(
     explore: bool = True,
     seed: int = 0,
     policy_names: Sequence[str] = (),
+    noise: Sequence[float] = (),
 ) -> Transition:
     """About `transitions` steps [N] of all agents of some runs, of policies or of random actions in `env_name`; arguments are the
     flags.
@@ -66,7 +79,7 @@ def record(
     Raises:
       UserError: see `actors` and `roll`.
     """
-    return roll(*actors(env_name, run_dirs, policy_names), transitions, num_envs, explore, seed)
+    return roll(*actors(env_name, run_dirs, policy_names), transitions, num_envs, explore, seed, noise)
 
 
 def actors(
@@ -106,14 +119,22 @@ def roll(
     num_envs: int | None = None,
     explore: bool = True,
     seed: int = 0,
+    noise: Sequence[float] = (),
 ) -> Transition:
     """About `transitions` steps [N], those of one agent after those of another.
 
     Args:
+      noise: shares of random actions, each of which every agent acts with; the steps tell it in their extras.
       num_envs: environments side by side; None: NUM_ENVS, fewer where episodes would be cut; on the host there is but one.
     Raises:
-      UserError: no steps or environments are asked for, or several environments on the host.
+      UserError: no steps or environments are asked for, several environments on the host, or shares that are none.
     """
+    if any(not 0.0 <= share <= 1.0 for share in noise):
+        raise UserError(f"--noise={','.join(f'{share:g}' for share in noise)} must be shares of actions, from 0 to 1.")
+    shares = [share for _ in agents for share in noise]
+    if noise:
+        agents = [(noisy.make(env.spec, agent), state) for agent, state in agents]
+        agents = [(agent, noisy.State(jnp.float32(share), state)) for agent, state in agents for share in noise]
     many = 1 if on_host(env_name) else side_by_side(env, transitions // len(agents), NUM_ENVS)
     num_envs = many if num_envs is None else num_envs
     if transitions < 1 or num_envs < 1:
@@ -122,15 +143,18 @@ def roll(
         raise UserError(f"{env_name} is stepped on the host, one environment at a time: leave out --num_envs.")
     length = math.ceil(transitions / (len(agents) * num_envs))
     parts = []
+    programs: dict[int, Any] = {}  # one for all shares of noise
     for i, (agent, state) in enumerate(agents):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(DATA), seed), i)
         if on_host(env_name):
             parts.append(host.collect(env.env_id, env.spec, agent, state, key, length, explore))
         else:
-            run = jax.jit(lambda state, key, agent=agent: collect(env, agent, state, key, num_envs, length, explore))
-            parts.append(jax.tree.map(np.asarray, run(state, key)))
+            run = lambda state, key, agent=agent: collect(env, agent, state, key, num_envs, length, explore)
+            parts.append(jax.tree.map(np.asarray, programs.setdefault(id(agent), jax.jit(run))(state, key)))
     if not all("log_prob" in steps.extras for steps in parts):
         parts = [steps.replace(extras={}) for steps in parts]
+    for i, share in enumerate(shares):
+        parts[i] = parts[i].replace(extras={"noise": np.full(len(parts[i].reward), share, np.float32)})
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
@@ -150,6 +174,7 @@ def entry(argv=None):
         f"Environments side by side: {NUM_ENVS} or fewer, so that most episodes are whole; 1 of Gymnasium's, stepped on the host.",
     )
     flags.DEFINE_bool("explore", True, "Act with exploration.")
+    flags.DEFINE_list("noise", [], "Shares of actions that are random instead, each of which every agent acts with.")
     flags.DEFINE_integer("seed", 0, "Seed of the episodes.")
     flags.DEFINE_string("output", None, "What to write: FILE.npz, FILE.hdf5 (D4RL's layout) or NAME-v0 (Minari's).")
     cli.define_debug_flag()

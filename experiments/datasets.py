@@ -11,9 +11,9 @@
 Several names joined by ` + ` are one dataset of all their episodes: 'brax/hopper/random + brax/hopper/expert?episodes=1'.
 Names take the options of files, and
 
+  preferences=500      judgements of its segments, with further options: see experiments/judged.py; of files too
   transitions=100000   how many are made
   states=1             the environment's states are kept too, so that episodes can start from them (see agents/imitation)
-  preferences=500      judgements of its segments, with further options: see experiments/judged.py
 """
 
 import functools
@@ -117,8 +117,9 @@ def _load(name: str, spec: EnvSpec, required: Iterable[str]) -> Dataset:
         transitions, states = (int(files.number(options, name, default)) for name, default in MADE.items())
         by_regret = options.get("teacher") == "regret"
         steps, feedback = _make(env_name, tier, transitions, bool(states) or by_regret), ()
+        env = make_env(env_name)
     else:
-        if made := [option for option in (*MADE, *judged.OPTIONS) if option in options]:
+        if made := [option for option in MADE if option in options]:
             raise UserError(
                 f"Only datasets that are made take `{made[0]}`, not the file {path}; there is ?episodes=NUMBER."
             )
@@ -126,11 +127,13 @@ def _load(name: str, spec: EnvSpec, required: Iterable[str]) -> Dataset:
             raise UserError(
                 f"There is no dataset {path}: no such folder, and no such tier of data; {nearest(tier, TIERS)}"
             )
-        steps, feedback = files.read(path, options, required), files.judgements(path)
+        steps, feedback, env = files.read(path, options, required), files.judgements(path), None
+        if asked and jax.tree.leaves(feedback):
+            raise UserError(f"{path} holds judgements already: leave out ?preferences.")
     dataset = files.finish(steps, path, options, spec, feedback)
     if asked:
         key = jax.random.fold_in(jax.random.key(JUDGEMENTS), zlib.crc32(path.encode()))
-        dataset = dataset.replace(feedback=judged.feedback(dataset, options, env_name, make_env(env_name), key))
+        dataset = dataset.replace(feedback=judged.feedback(dataset, options, env_name, env, key))
     return dataset
 
 

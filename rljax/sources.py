@@ -202,6 +202,20 @@ def judged(dataset: Dataset, *, batch_size: int, num_batches: int, length: int |
     return Source(lambda agent, key: (), next_batch, num_batches=num_batches)
 
 
+def unjudged(dataset: Dataset, *, batch_size: int, num_batches: int, length: int, spread=None) -> Source:
+    """Batches of `Judged` that nobody judged, of segments from anywhere in a dataset: each by itself, [B, 1, K], or, with a
+    `spread`, beside one that begins about so many steps earlier or later, [B, 2, K] (`data.feedback.overlapping`)."""
+
+    def next_batch(state, agent, agent_state, key):
+        if spread is None:
+            found = feedback_lib.unjudged(dataset, key, num_batches * batch_size, length)
+        else:
+            found = feedback_lib.overlapping(dataset, key, num_batches * batch_size, length, spread)
+        return state, stacked(found, num_batches), {}
+
+    return Source(lambda agent, key: (), next_batch, num_batches=num_batches)
+
+
 def _drawn(dataset: Dataset, read: Callable, batch_size: int, num_batches: int) -> Source:
     def next_batch(state, agent, agent_state, key):
         rows = dataset_lib.draw(dataset, key, num_batches * batch_size)

@@ -7,12 +7,14 @@ arXiv:2106.08909) is `one_step=True`: the critics judge the policy that made the
 policy improves on it once; here both are learnt side by side.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from rljax import sources
 from rljax.errors import UserError
@@ -69,6 +71,33 @@ def networks(spec: EnvSpec, config: Config) -> tuple[Policy, FeedForward]:
     return Policy(spec, shared), critic
 
 
+def _lower_q(spec: EnvSpec, critic: FeedForward, critic_params: Params, observation, action) -> Float[Array, " B"]:
+    return jax.vmap(clipped_q, 1)(q_taken(critic, spec, critic_params, observation, action))
+
+
+def value_of_policy(
+    spec: EnvSpec,
+    config: Config,
+    policy_params: Params,
+    critic_params: Params,
+    observation,
+    key: Key | None,
+    baseline="mean",
+) -> Float[Array, " B"]:
+    """Mean or maximum of Q of the policy's actions: exact for the mean over discrete ones, else of `num_samples`, or of the most
+    likely action where there is no key."""
+    policy, critic = networks(spec, config)
+    acting = policy.apply(policy_params, observation)
+    if baseline == "mean" and isinstance(spec.action, Discrete):
+        q, log_probs = critic.apply(critic_params, observation), jax.nn.log_softmax(acting.logits)
+        return jax.vmap(expected_soft_value, (1, 0, None))(q, log_probs, 0.0)
+    if key is None:
+        return _lower_q(spec, critic, critic_params, observation, sample_or_mode(acting, spec, key, False))
+    action = jax.vmap(lambda key: sample_or_mode(acting, spec, key, True))(jax.random.split(key, config.num_samples))
+    q = jax.vmap(lambda action: _lower_q(spec, critic, critic_params, observation, action))(action)
+    return BASELINES[baseline](q, axis=0)
+
+
 def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None = None) -> Agent:
     """AWAC, CRR or one-step RL for any actions. Reads a `Sample` [B] at a time.
 
@@ -85,20 +114,8 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
     policy_optimiser = optax.adam(config.policy_learning_rate)
     critic_optimiser = optax.adam(config.critic_learning_rate)
 
-    def lower_q(critic_params, observation, action):
-        """[B]."""
-        return jax.vmap(clipped_q, 1)(q_taken(critic, spec, critic_params, observation, action))
-
-    def value_of_policy(policy_params, critic_params, observation, key, baseline: str):
-        """Mean or maximum of Q of the policy's actions [B]: exact for the mean over discrete ones, else of `num_samples`."""
-        acting = policy.apply(policy_params, observation)
-        if baseline == "mean" and isinstance(spec.action, Discrete):
-            q, log_probs = critic.apply(critic_params, observation), jax.nn.log_softmax(acting.logits)
-            return jax.vmap(expected_soft_value, (1, 0, None))(q, log_probs, 0.0)
-        keys = jax.random.split(key, config.num_samples)
-        action = jax.vmap(lambda key: sample_or_mode(acting, spec, key, True))(keys)
-        q = jax.vmap(lower_q, (None, None, 0))(critic_params, observation, action)
-        return BASELINES[baseline](q, axis=0)
+    lower_q = functools.partial(_lower_q, spec, critic)
+    value = functools.partial(value_of_policy, spec, config)
 
     def weight_of(advantage):
         """How much the policy copies each action, [B]."""
@@ -129,7 +146,7 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
             next_value = lower_q(state.target_critic, steps.next_observation, steps.extras["next_action"])
             known = steps.terminated | steps.extras["has_next"]  # after a time limit there is no action to go on with
         else:
-            next_value = value_of_policy(state.policy.params, state.target_critic, steps.next_observation, key, "mean")
+            next_value = value(state.policy.params, state.target_critic, steps.next_observation, key)
         target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
         q = q_taken(critic, spec, params, steps.observation, steps.action)
         loss = (batch.weight * known * jnp.square(target - q).sum(axis=0)).mean()
@@ -143,15 +160,13 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
             critic_optimiser, state.critic, lambda params: loss_of(params, state, batch, critic_key)
         )
         q = lower_q(critic_model.params, steps.observation, steps.action)
-        value = value_of_policy(
-            state.policy.params, critic_model.params, steps.observation, policy_key, config.baseline
-        )
-        weight = weight_of(q - value)
+        advantage = q - value(state.policy.params, critic_model.params, steps.observation, policy_key, config.baseline)
+        weight = weight_of(advantage)
 
         def loss_of_policy(params):
             log_prob = policy.apply(params, steps.observation).log_prob(steps.action)
             loss = -(batch.weight * weight * log_prob).mean()
-            return loss, {"loss/policy": loss, "policy/weight": weight.mean(), "critic/advantage": (q - value).mean()}
+            return loss, {"loss/policy": loss, "policy/weight": weight.mean(), "critic/advantage": advantage.mean()}
 
         policy_model, policy_metrics = descend(policy_optimiser, state.policy, loss_of_policy)
         target_critic = optax.incremental_update(critic_model.params, state.target_critic, config.target_rate)

@@ -81,7 +81,7 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
     """IQL for any actions. Reads a `Sample` [B] at a time.
 
     Args:
-      critic_loss: (critic's parameters, value's parameters) -> (loss, metrics), in place of the head's to the target.
+      critic_loss: (critic params, state, batch, key) -> (loss, metrics), in place of the head's; the state has the new value.
     Raises:
       UserError: there is no such value loss.
     """
@@ -139,17 +139,17 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
 
         policy_model, policy_metrics = descend(optimiser, state.policy, loss_of_policy)
 
-        def td_loss(params, value_params):
-            next_value = state_value(value_params, steps.next_observation)
+        def td_losses(params, state: State, batch: Sample, key: Key):
+            next_value = state_value(state.value.params, steps.next_observation)
             target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
             law = Law(target[:, None], jnp.ones((len(target), 1)))
             losses, q = critic_losses(critic, spec, params, steps, law, head)
             loss = (batch.weight * losses.sum(axis=0)).mean()
             return loss, {"loss/critic": loss, "critic/q": q.mean()}
 
-        loss_of_critic = critic_loss or td_loss
+        loss_of_critic, known = critic_loss or td_losses, state._replace(value=value_model)
         critic_model, critic_metrics = descend(
-            optimiser, state.critic, lambda params: loss_of_critic(params, value_model.params)
+            optimiser, state.critic, lambda params: loss_of_critic(params, known, batch, key)
         )
         target_critic = optax.incremental_update(critic_model.params, state.target_critic, config.target_rate)
         new = State(policy_model, value_model, critic_model, target_critic)

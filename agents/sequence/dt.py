@@ -5,7 +5,7 @@ a high return, it acts as the data did where they went on to get it. While actin
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -81,9 +81,10 @@ def receive(memory: Memory, reward: Float[Array, " B"]) -> Memory:
     return memory._replace(left=memory.left - reward)
 
 
-def read(spec: EnvSpec, config: Config, return_to_go, observation, action, time, mask, key, embed_time: bool = True):
+def read(spec: EnvSpec, config: Any, asked, observation, action, time, mask, key, embed_time: bool = True):
     """What the transformer sees at each step [B, K, width], before its action. To be called in a compact module.
 
+    `asked` [B, K, any] is what it is asked for; `config` has the transformer's `width`, `num_layers`, `num_heads` and `dropout`.
     With `embed_time` a step's place in its episode is added to its tokens; otherwise their order is all that is known of it.
     """
     batch, steps = mask.shape
@@ -93,7 +94,7 @@ def read(spec: EnvSpec, config: Config, return_to_go, observation, action, time,
         limit = spec.episode_length
         place = nn.Embed(limit, config.width, name="time")(jnp.minimum(time, limit - 1))
     parts = (
-        nn.Dense(config.width, name="return")(return_to_go[..., None] / config.return_scale),
+        nn.Dense(config.width, name="asked")(asked),
         nn.Dense(config.width, name="observation")(observation.reshape(batch, steps, -1)),
         nn.Dense(config.width, name="action")(taken),
     )
@@ -112,12 +113,13 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, return_to_go, observation, action, time, mask, key=None):
         kind = self.spec.action
-        seen = read(self.spec, self.config, return_to_go, observation, action, time, mask, key)
+        asked = return_to_go[..., None] / self.config.return_scale
+        seen = read(self.spec, self.config, asked, observation, action, time, mask, key)
         output = nn.Dense(kind.size if isinstance(kind, Continuous) else kind.num_actions)(seen)
         return jnp.tanh(output) if isinstance(kind, Continuous) else output
 
 
-def check(spec: EnvSpec, config: Config) -> None:
+def check(spec: EnvSpec, config: Any) -> None:
     """Refuse what the transformer cannot be made for. Raises UserError."""
     if spec.episode_length is None:
         raise UserError("The decision transformer needs an environment with a time limit.")
@@ -125,7 +127,7 @@ def check(spec: EnvSpec, config: Config) -> None:
         raise UserError(f"num_heads={config.num_heads} must divide width={config.width}.")
 
 
-def rising(config: Config) -> Callable[[Array], Array]:
+def rising(config: Any) -> Callable[[Array], Array]:
     """The learning rate by number of updates: it rises over the first `config.warmup`."""
     return lambda count: config.learning_rate * jnp.minimum((count + 1) / config.warmup, 1.0)
 

@@ -62,7 +62,7 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, return_to_go, observation, action, time, mask, key=None):
-        steps = (return_to_go, observation, action, time, mask)
+        steps = (return_to_go[..., None] / self.config.return_scale, observation, action, time, mask)
         seen = dt.read(self.spec, self.config, *steps, key, self.config.embed_time)
         return nn.Dense(soft_policy_size(self.spec), kernel_init=nn.initializers.orthogonal())(seen)
 

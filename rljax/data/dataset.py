@@ -18,12 +18,15 @@ from rljax.losses.multistep import n_step
 from rljax.record import record
 from rljax.types import Key, Sample, Transition
 
+KEPT = ("log_prob", "noise")  # of what acting gave besides the action
+
 
 @record
 class Dataset:
     """N transitions of E episodes.
 
-    transition: [N]; truncated also where the recording stopped. `extras` hold `log_prob` of the actions where it was recorded.
+    transition: [N]; truncated also where the recording stopped. `extras` hold `log_prob` of the actions and the
+      `noise` of who took them (agents/behaviour/noisy.py), where they were recorded.
       `action` is None where what was done is not known.
     next_action: [N], the action that followed; the row's own where an episode ended.
     has_next: whether there is a next_action.
@@ -59,7 +62,7 @@ def from_transitions(steps: Transition) -> Dataset:
     """A dataset of `steps` [N] in time order; the last one ends an episode, by truncation if nothing else."""
     steps = jax.tree.map(np.asarray, steps)
     env_state = steps.extras.get("env_state", ())
-    steps = steps.replace(extras={name: x for name, x in steps.extras.items() if name == "log_prob"})
+    steps = steps.replace(extras={name: x for name, x in steps.extras.items() if name in KEPT})
     ends = np.flatnonzero(steps.done)
     if not len(ends) or ends[-1] != len(steps.reward) - 1:
         ends = np.append(ends, len(steps.reward) - 1)

@@ -63,6 +63,38 @@ def segments(dataset, key: Key, shape: tuple[int, ...], length: int) -> tuple[Ar
     return dataset.start[episode] + offset, jnp.minimum(dataset.length[episode], length)
 
 
+def snippets(
+    dataset, score: Float[np.ndarray, " E"], key: Key, count: int, length: int, margin: float = 0.0, later: bool = True
+) -> tuple[Int[Array, "P 2"], Int[Array, "P 2"]]:
+    """Pairs of segments of ranked episodes, the first of each from the one of higher score: their first rows and lengths.
+
+    Pairs of episodes are drawn uniformly from those whose scores differ by more than `margin`, and cut to segments of `length`
+    steps, or of as many as the shorter one has. With `later` that of the better episode begins no earlier in it than the other's
+    does in its own, since getting on is part of being good: T-REX, Brown et al., 2019 (arXiv:1904.06387).
+
+    Raises:
+      UserError: there are no such episodes.
+    """
+    score = np.asarray(score, np.float64)
+    rising = np.argsort(score, kind="stable")
+    worse_ones = np.searchsorted(score[rising], score - margin)  # than each
+    if not worse_ones.any():
+        raise UserError(
+            f"No two of the {len(score)} episodes have scores more than {margin:g} apart, so none is ranked."
+        )
+    better_key, worse_key, first_key, later_key = jax.random.split(key, 4)
+    better = jax.random.choice(better_key, len(score), (count,), p=jnp.asarray(worse_ones / worse_ones.sum()))
+    worse = jnp.asarray(rising)[jax.random.randint(worse_key, (count,), 0, jnp.asarray(worse_ones)[better])]
+    shorter = jnp.minimum(dataset.length[better], dataset.length[worse])
+    steps = jnp.minimum(shorter, length)
+    room = shorter if later else dataset.length[worse]
+    start = jax.random.randint(first_key, (count,), 0, room - steps + 1)
+    least = start if later else jnp.zeros_like(start)
+    start_of_better = jax.random.randint(later_key, (count,), least, dataset.length[better] - steps + 1)
+    rows = jnp.stack([dataset.start[better] + start_of_better, dataset.start[worse] + start], 1)
+    return rows, jnp.stack([steps, steps], 1)
+
+
 def read(dataset, judgement: Int[Array, " B"], key: Key, length: int | None = None) -> Judged:
     """The judgements by their index, with the steps they are of.
 
@@ -73,11 +105,44 @@ def read(dataset, judgement: Int[Array, " B"], key: Key, length: int | None = No
     start, steps = told.start[judgement], told.length[judgement]
     spare = jnp.maximum(steps - length, 0)
     start = start + jax.random.randint(key, start.shape, 0, spare + 1)
-    time = jnp.arange(length)
-    mask = time < jnp.minimum(steps, length)[..., None]
-    rows = start[..., None] + jnp.where(mask, time, 0)
-    transition = jax.tree.map(lambda x: x[rows], dataset.transition)
+    transition, mask = steps_of(dataset, start, jnp.minimum(steps, length), length)
     return Judged(transition, mask, told.rank[judgement], told.weight[judgement], told.rater[judgement])
+
+
+def steps_of(
+    dataset, start: Int[Array, "*B"], steps: Int[Array, "*B"], length: int
+) -> tuple[Transition, Bool[Array, "*B K"]]:
+    """What segments hold, `length` steps K of room for each, and a mask of those that there are; behind them stands the first.
+    Their extras are the `time` of each step in its episode."""
+    ahead = jnp.arange(length)
+    mask = ahead < steps[..., None]
+    rows = start[..., None] + jnp.where(mask, ahead, 0)
+    time = rows - dataset.start[dataset.episode[rows]]
+    return jax.tree.map(lambda x: x[rows], dataset.transition).replace(extras={"time": time}), mask
+
+
+def unjudged(dataset, key: Key, batch_size: int, length: int) -> Judged:
+    """Segments of `length` steps drawn as `segments` does, each by itself, [B, 1, K]. Nobody judged them: they weigh nothing."""
+    start, steps = segments(dataset, key, (batch_size, 1), length)
+    return _by_nobody(dataset, start, steps, length)
+
+
+def _by_nobody(dataset, start, steps, length: int) -> Judged:
+    transition, mask = steps_of(dataset, start, steps, length)
+    nobody = jnp.zeros(start.shape, jnp.int32)
+    return Judged(transition, mask, nobody, jnp.zeros(len(start)), nobody[:, 0])
+
+
+def overlapping(dataset, key: Key, batch_size: int, length: int, spread) -> Judged:
+    """Segments of `length` steps drawn as `segments` does, and beside each another of its episode that begins some steps earlier or
+    later: as many as a normal of standard deviation `spread`, rounded. Nobody judged them: ties that weigh nothing, [B, 2, K]."""
+    draw_key, shift_key = jax.random.split(key)
+    start, steps = segments(dataset, draw_key, (batch_size,), length)
+    episode = dataset.episode[start]
+    first = dataset.start[episode]
+    shift = jnp.round(spread * jax.random.normal(shift_key, start.shape)).astype(jnp.int32)
+    other = jnp.clip(start + shift, first, first + dataset.length[episode] - steps)
+    return _by_nobody(dataset, jnp.stack([start, other], 1), jnp.stack([steps, steps], 1), length)
 
 
 def draw(dataset, key: Key, batch_size: int) -> Int[Array, " B"]:

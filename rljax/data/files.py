@@ -9,7 +9,8 @@ What is written is decided by the name:
   NAME-vNUMBER           a folder that Minari opens (rljax/data/minari.py)
 
 All of these are read, other spellings of the arrays' names too (see NAMES), OGBench's npz files (rljax/data/ogbench.py) and
-judged pairs of segments (rljax/data/pairs.py). The first two may also hold log_probs [N], of the actions for who took them.
+judged pairs of segments (rljax/data/pairs.py). The first two may also hold log_probs [N], of the actions for who took them,
+and noise [N], the share of actions that were random while the episode was made.
 """
 
 import pathlib
@@ -39,7 +40,9 @@ NAMES = {
     "truncated": ("truncated", "truncations", "timeouts"),
     "dones": ("dones", "done"),
     "log_probs": ("log_probs", "log_prob"),
+    "noise": ("noise",),
 }
+EXTRAS = {"log_probs": "log_prob", "noise": "noise"}  # by the names that transitions have for them
 REQUIRED = ("observations", "actions", "rewards")
 WATCHED = ("observations",)  # of demonstrations that may be only watched: what was done and paid need not be known
 WEIGHTS = {
@@ -183,8 +186,7 @@ def save(path: str | pathlib.Path, steps: Transition, spec: EnvSpec | None = Non
         "terminated": steps.terminated,
         "truncated": steps.truncated,
     }
-    if "log_prob" in steps.extras:
-        arrays["log_probs"] = steps.extras["log_prob"]
+    arrays |= {name: steps.extras[extra] for name, extra in EXTRAS.items() if extra in steps.extras}
     if path.suffix == ".npz":
         return np.savez_compressed(path, **arrays)
     with hdf5.opened(path, "w") as file:
@@ -246,7 +248,7 @@ def to_transitions(
         last if same[last].sum() >= max(1, 0.5 * last.sum()) else np.zeros(size, bool)
     )  # the way of the file, or chance
     action = found.get("actions")
-    extras = {"log_prob": found["log_probs"].astype(np.float32)} if "log_probs" in found else {}
+    extras = {extra: found[name].astype(np.float32) for name, extra in EXTRAS.items() if name in found}
     if action is not None and np.issubdtype(action.dtype, np.floating):
         action = (action / action_scale).astype(np.float32)
         if np.abs(action).max() > 1.0 + 1e-4:
@@ -254,7 +256,7 @@ def to_transitions(
                 f"{path} has actions up to {np.abs(action).max():.4g}, out of [-1, 1]: add ?action_scale=NUMBER to its name."
             )
         action = np.clip(action, -1.0, 1.0)
-        if extras:  # the density of what is scaled
+        if "log_prob" in extras:  # the density of what is scaled
             extras["log_prob"] += np.float32(action.reshape(size, -1).shape[1] * np.log(action_scale))
     elif action is not None:
         action = action.astype(np.int32)
@@ -288,7 +290,7 @@ def _check_arrays(found: dict[str, np.ndarray], path: str, required: Iterable[st
             )
         if not np.isfinite(array.astype(np.float64)).all():
             raise UserError(f"{path} has NaN or infinite numbers in {name}.")
-        if name in ("terminated", "truncated", "dones", "log_probs") and array.ndim != 1:
+        if name in ("terminated", "truncated", "dones", *EXTRAS) and array.ndim != 1:
             raise UserError(f"{path} has {name} of shape {array.shape}, not one a step.")
     shapes = {name: found[name].shape for name in ("observations", "next_observations") if name in found}
     if len(set(shapes.values())) > 1:

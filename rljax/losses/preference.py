@@ -45,6 +45,16 @@ def decided(scores: Scores, ranks: Ranks, bias: Number = 1.0) -> Scalar:
     return (share * losses).sum() / jnp.maximum(share.sum(), 1.0)
 
 
+def hinge(scores: Scores, ranks: Ranks, margin: Number = 1.0) -> Scalar:
+    """The mean of max(margin - (u - v), 0) over the pairs that are no tie, u being the better; 0 where all are.
+
+    Of scores that are distances from an anchor, turned round, it is the triplet loss: Schroff et al., 2015 (arXiv:1503.03832)."""
+    chex.assert_equal_shape([scores, ranks])
+    losses = jnp.maximum(margin - (scores[:, None] - scores), 0.0)
+    share = (ranks[:, None] < ranks).astype(jnp.float32)
+    return (share * losses).sum() / jnp.maximum(share.sum(), 1.0)
+
+
 def davidson(scores: Scores, ranks: Ranks, tie: Number = 1.0) -> Scalar:
     """Pairs, with P(tie) in proportion to `tie` e^((u + v) / 2) beside e^u and e^v. Davidson, 1970. The mean over all pairs."""
     return _over_pairs(_davidson_pair, scores, ranks, tie)
@@ -106,6 +116,7 @@ def plackett_luce(scores: Scores, ranks: Ranks, bias: Number = 1.0) -> Scalar:
 LIKELIHOODS = {
     "pairwise": pairwise,
     "decided": decided,
+    "hinge": hinge,
     "plackett_luce": plackett_luce,
     "davidson": davidson,
     "rao_kupper": rao_kupper,

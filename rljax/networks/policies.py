@@ -68,6 +68,15 @@ def closeness(distribution: distributions.Distribution, spec: EnvSpec, action) -
     return distribution.log_prob(action)
 
 
+def distance(distribution: distributions.Distribution, spec: EnvSpec, action) -> Float[Array, "*B"]:
+    """How far a policy is from `action`: of continuous ones half the Euclidean distance of the most likely action, of discrete ones
+    the probability of all others. Its gradient is 0 where that is 0."""
+    if not isinstance(spec.action, Continuous):
+        return 1.0 - jnp.exp(distribution.log_prob(action))
+    square = jnp.square(0.5 * (action - distribution.mode())).sum(axis=-1)
+    return jnp.where(square > 0.0, jnp.sqrt(jnp.where(square > 0.0, square, 1.0)), 0.0)
+
+
 def soft_policy_size(spec: EnvSpec) -> int:
     """Outputs of a network that `soft_policy` reads."""
     return 2 * spec.action.size if isinstance(spec.action, Continuous) else spec.action.num_actions

@@ -1,4 +1,4 @@
-"""A causal transformer. Vaswani et al., 2017 (arXiv:1706.03762), in the form of GPT-2: normalised before each part.
+"""A transformer, causal or not. Vaswani et al., 2017 (arXiv:1706.03762), in the form of GPT-2: normalised before each part.
 
 Positions are the caller's: add an embedding of them to the tokens.
 """
@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float
 
 
 class Transformer(nn.Module):
-    """(tokens [B, S, width], mask [B, S]) -> [B, S, width], normalised. Token s sees the unmasked tokens up to s.
+    """(tokens [B, S, width], mask [B, S]) -> [B, S, width], normalised. Token s sees the unmasked tokens up to s, or all of them
+    where it is not `causal`.
 
     What stands at a masked token is of no meaning. Dropout is active where `key` is given.
     """
@@ -18,6 +19,7 @@ class Transformer(nn.Module):
     num_layers: int
     num_heads: int
     dropout: float = 0.0
+    causal: bool = True
 
     @nn.compact
     def __call__(
@@ -25,7 +27,8 @@ class Transformer(nn.Module):
     ) -> Float[Array, "B S D"]:
         keys = [None] * (2 * self.num_layers + 1) if key is None else jax.random.split(key, 2 * self.num_layers + 1)
         size = tokens.shape[1]
-        visible = jnp.tril(jnp.ones((size, size), bool)) & mask[:, None, None, :]  # [B, 1, S, S]
+        earlier = jnp.ones((size, size), bool)
+        visible = (jnp.tril(earlier) if self.causal else earlier) & mask[:, None, None, :]  # [B, 1, S, S]
         x = self._drop(tokens, keys[-1])
         for layer in range(self.num_layers):
             x = x + self._drop(self._attend(nn.LayerNorm()(x), visible), keys[2 * layer])

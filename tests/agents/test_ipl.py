@@ -13,6 +13,7 @@ from rljax.data import feedback as feedback_lib
 from rljax.data import labellers
 from rljax.data.feedback import Feedback
 from rljax.envs import tabular
+from rljax.errors import UserError
 from rljax.evaluate import agreement
 
 GRID = tabular.gridworld(3, 3, discount=0.9)
@@ -46,9 +47,11 @@ def data(random_data):
     return found.replace(feedback=Feedback(start, length, rank, weight, jnp.zeros(4000, jnp.int32), 4))
 
 
-def test_values_of_judgements_have_the_optimal_policy(data, learn_offline, optimal_q):
-    agent, state = learn_offline(ipl, SMALL, GRID, data, 1200)
-    check_agent(agent, GRID, ipl.source(GRID, SMALL, data))
+@pytest.mark.parametrize("values", ipl.VALUES)
+def test_values_of_judgements_have_the_optimal_policy(data, learn_offline, optimal_q, values):
+    config = SMALL.replace(values=values)
+    agent, state = learn_offline(ipl, config, GRID, data, 1200)
+    check_agent(agent, GRID, ipl.source(GRID, config, data))
     num_states = GRID.spec.observation_shape[0]
     action, _, _ = agent.act(state, jnp.eye(num_states), (), jax.random.key(0), False)
     best = optimal_q(GRID)
@@ -56,26 +59,34 @@ def test_values_of_judgements_have_the_optimal_policy(data, learn_offline, optim
     np.testing.assert_allclose(chosen, best.max(1), atol=1e-4)
 
 
-def test_its_loss_by_hand(data):
-    """Q - gamma V, 0 after a termination; both halves of the squares; each critic by itself."""
-    agent = ipl.make(GRID.spec, SMALL)
-    state = agent.init(jax.random.key(0))
+@pytest.mark.parametrize("values", ipl.VALUES)
+def test_its_loss_by_hand(data, values):
+    """Q - gamma V, 0 after a termination; both halves of the squares; each critic by itself. AWAC's V is the mean, over
+    what the policy does, of the lower target critic."""
+    agent = ipl.make(GRID.spec, SMALL.replace(values=values))
+    state = jax.jit(agent.init)(jax.random.key(0))
     order = np.asarray(data.feedback.rank[:, 0] - data.feedback.rank[:, 1])
     some = np.concatenate([np.flatnonzero(order == x)[:3] for x in (-1, 0, 1)])
     judged = feedback_lib.read(data, jnp.asarray(some), jax.random.key(0))
     rows = jnp.arange(5)
     sample = sources.dataset_lib.read(data, rows, 0.9)
-    _, metrics = jax.jit(agent.update)(state, sources.Beside(judged, sample), jax.random.key(1))
-    _, value, critic = iql.networks(GRID.spec, SMALL)
+    if values == "awac":  # its target is another network than its critic
+        state = state._replace(target_critic=jax.tree.map(lambda x: 1.3 * x, state.target_critic))
     # V learns before Q: its parameters after the update are those that Q's loss sees
-    after, _ = jax.jit(agent.update)(state, sources.Beside(judged, sample), jax.random.key(1))
+    after, metrics = jax.jit(agent.update)(state, sources.Beside(judged, sample), jax.random.key(1))
+    policy, value, critic = iql.networks(GRID.spec, SMALL)
+
+    def next_values(following):
+        if values == "iql":
+            return np.asarray(value.apply(after.value.params, following))[:, 0]
+        does = jax.nn.softmax(policy.apply(state.policy.params, following).logits)
+        return np.asarray((does * critic.apply(state.target_critic, following).min(0)).sum(-1))
 
     def rewards(steps):
         flat = lambda x: np.asarray(x).reshape(-1, *x.shape[steps.reward.ndim :])
         observation, following, action = flat(steps.observation), flat(steps.next_observation), flat(steps.action)
         q = np.asarray(critic.apply(state.critic.params, observation))[:, np.arange(len(action)), action]
-        v = np.asarray(value.apply(after.value.params, following))[:, 0]
-        v = np.clip(v, -1 / (0.1 * 0.1), 1 / (0.1 * 0.1))
+        v = np.clip(next_values(following), -1 / (0.1 * 0.1), 1 / (0.1 * 0.1))
         return (q - 0.9 * (1 - flat(steps.terminated)) * v).reshape(2, *steps.reward.shape)
 
     reward = rewards(judged.transition)
@@ -88,6 +99,11 @@ def test_its_loss_by_hand(data):
     squares = (np.square(reward) * np.asarray(judged.mask)).sum((1, 2, 3)) / judged.mask.sum()
     squares = 0.5 * (squares + np.square(rewards(sample.transition)).mean(1)).sum()
     np.testing.assert_allclose(metrics["loss/critic"], told + 0.1 * squares, rtol=1e-4)
+
+
+def test_values_of_nobody_are_refused():
+    with pytest.raises(UserError, match="There are no values 'awak'; .*awac"):
+        ipl.make(GRID.spec, SMALL.replace(values="awak"))
 
 
 def test_a_reward_model_finds_what_is_paid_and_ignores_nothing_it_was_told(data, learn_offline):

@@ -144,3 +144,57 @@ def test_paid_otherwise_returns_begin_anew_with_each_episode(data):
     same = dataset_lib.paid(data, lambda steps: steps.reward)
     for field in dataclasses.fields(data):
         jax.tree.map(np.testing.assert_array_equal, getattr(same, field.name), getattr(data, field.name))
+
+
+def test_overlapping_segments_lie_within_the_episode_and_nobody_judged_them(data):
+    """Of three steps; the second episode has but two, so both are all of it."""
+    found = jax.jit(lambda key: lib.overlapping(data, key, 2000, 3, 1.5))(jax.random.key(0))
+    first = np.asarray(found.transition.reward[..., 0])
+    episode = np.searchsorted(np.cumsum(LENGTHS), first, side="right")
+    assert (episode[:, 0] == episode[:, 1]).all() and set(episode[:, 0]) == {0, 1, 2}
+    assert (found.mask.sum(-1) == np.minimum(np.array(LENGTHS)[episode], 3)).all()
+    assert ((first + found.mask.sum(-1))[:, 1] <= np.cumsum(LENGTHS)[episode[:, 0]]).all()
+    middle = first[:, 0] == 1
+    share = [(first[middle, 1] == place).mean() for place in range(3)]
+    tail = 0.3694  # of a standard normal above 0.5 / 1.5, which is rounded up to a step or more
+    np.testing.assert_allclose(share, [tail, 1 - 2 * tail, tail], atol=0.06)
+    assert not found.weight.any() and not found.rank.any()
+    into = first - np.array([0, 5, 7])[episode]
+    np.testing.assert_array_equal(found.transition.extras["time"][..., 0], into)
+
+
+def test_without_spread_segments_overlap_wholly(data):
+    found = lib.overlapping(data, jax.random.key(0), 20, 3, 0.0)
+    np.testing.assert_array_equal(found.transition.reward[:, 0], found.transition.reward[:, 1])
+
+
+def drawn(data, score, **options):
+    """Which rows the two snippets of a pair begin with, and how often; of 12,000 pairs."""
+    starts, lengths = jax.jit(lambda key: lib.snippets(data, np.array(score), key, 12_000, 3, **options))(
+        jax.random.key(0)
+    )
+    assert (lengths[:, 0] == lengths[:, 1]).all()
+    places, counts = np.unique(np.concatenate([starts, lengths[:, :1]], 1), axis=0, return_counts=True)
+    return {tuple(place): count for place, count in zip(places.tolist(), counts)}
+
+
+def test_snippets_of_ranked_episodes_the_better_one_no_earlier(data):
+    """By hand, of the first (5 steps) above the third (4), above the second (2): better row, worse row, steps."""
+    expected = {
+        **{(0, 7, 3): 1 / 18, (1, 7, 3): 1 / 18, (2, 7, 3): 1 / 18, (1, 8, 3): 1 / 12, (2, 8, 3): 1 / 12},
+        **{(row, 5, 2): 1 / 12 for row in (0, 1, 2, 3)},
+        **{(row, 5, 2): 1 / 9 for row in (7, 8, 9)},
+    }
+    found = drawn(data, [2.0, 0.0, 1.0])
+    assert set(found) == set(expected)
+    size = {place: 12_000 * share for place, share in expected.items()}
+    assert sum((found[p] - size[p]) ** 2 / size[p] for p in size) < 31.3  # chi-square, 11 degrees: once in a thousand
+
+
+def test_snippets_from_anywhere_and_of_episodes_that_are_far_apart(data):
+    assert (0, 8, 3) in drawn(data, [2.0, 0.0, 1.0], later=False)
+    assert set(drawn(data, [2.0, 0.0, 1.0], margin=1.0)) == {(row, 5, 2) for row in (0, 1, 2, 3)}
+    level = drawn(data, [1.0, 1.0, 0.0])  # the first two, which are never compared
+    assert set(level) == {(0, 7, 3), (1, 7, 3), (2, 7, 3), (1, 8, 3), (2, 8, 3), (5, 7, 2)}
+    with pytest.raises(UserError, match="No two of the 3 episodes have scores more than 2 apart, so none is ranked"):
+        lib.snippets(data, np.array([2.0, 0.0, 1.0]), jax.random.key(0), 5, 3, 2.0)

@@ -8,10 +8,11 @@ import pytest
 from rljax import parallel
 from rljax.agents.offline import iql
 from rljax.data import dataset as dataset_lib
-from rljax.data import files
+from rljax.data import files, pairs
 from rljax.data.collect import collect, uniform
 from rljax.envs import make
 from rljax.errors import UserError
+from rljax.experiments import collect as collect_binary
 from rljax.experiments import datasets, judged, ladders, runner
 from rljax.experiments.folder import Folder, learned_rewards
 from rljax.experiments.plan import Plan, Program
@@ -71,7 +72,11 @@ def test_who_acts_as_the_best_policy_has_nothing_to_regret():
         (DATA + "&equal=100", "All 40 judgements are ties: segments of 16 steps are worth the same by return"),
         (DATA + "&ranked=1", "ranked=1 must be a whole number, at least 2"),
         (f"{NAME}/random?preferences=0.5", "preferences=0.5 must be a whole number, at least 1"),
-        ("some.npz?preferences=10", "Only datasets that are made take `preferences`"),
+        (DATA + "&teacher=noise", "These data do not say how noisy those were who made them: .*collect --noise"),
+        (DATA + "&teacher=ranking&ranked=3", "The teacher 'ranking' judges pairs, not ranked=3 segments"),
+        (DATA + "&teacher=ranking&margin=1e9", "No two of the .* episodes have scores more than 1e.09 apart"),
+        (DATA + "&margin=1", "margin is of the teachers ranking and noise, who rank whole episodes"),
+        ("some.npz?transitions=10", "Only datasets that are made take `transitions`"),
         (f"{DATA} + {NAME}/random", "judgements of their segments cannot be joined"),
     ],
     ids=lambda x: x[-24:],
@@ -79,6 +84,47 @@ def test_who_acts_as_the_best_policy_has_nothing_to_regret():
 def test_what_cannot_be_judged_is_one_sentence(name, sentence):
     with pytest.raises(UserError, match=sentence):
         datasets.load(name, make(NAME).spec)
+
+
+def test_episodes_rank_their_segments():
+    """T-REX: the better episode's snippet begins no earlier; flaws are those of the other teachers."""
+    data = load("&teacher=ranking&preferences=300")
+    told, paid = data.feedback, np.asarray(data.episode_return)
+    episode = np.asarray(data.episode[told.start])
+    into = np.asarray(told.start - data.start[episode])
+    assert (told.rank == np.array([0, 1])).all() and (np.asarray(told.length) == 16).all()
+    assert (paid[episode[:, 0]] > paid[episode[:, 1]]).all() and (into[:, 0] >= into[:, 1]).all()
+    assert (load("&teacher=ranking&flip=1").feedback.rank == np.array([1, 0])).all()
+
+
+def test_noise_ranks_what_a_policy_does(tmp_path):
+    """D-REX, on the host's side of a file: shares of random actions are what they should be, are kept, and rank the episodes."""
+    env = make(NAME)
+    ladder = ladders.load(NAME, env.spec)
+    best = parallel.select(ladder.states, -1)
+    steps = collect_binary.roll(NAME, env, [(ladder.agent, best)], 2400, 2, explore=False, noise=(0.0, 0.4, 1.0))
+    own, _, _ = jax.jit(lambda seen: ladder.agent.act(best, seen, (), jax.random.key(0), False))(steps.observation)
+    random = (np.abs(np.clip(own, -1.0, 1.0) - steps.action) > 1e-5).any(-1)
+    np.testing.assert_allclose(
+        [random[steps.extras["noise"] == x].mean() for x in (0.0, 0.4, 1.0)], [0.0, 0.4, 1.0], atol=0.05
+    )
+    path = tmp_path / "ranked.npz"
+    files.save(path, steps)
+    data = datasets.load(f"{path}?preferences=200&segment=16&teacher=noise&margin=0.5", env.spec)
+    noise = np.asarray(data.transition.extras["noise"])[np.asarray(data.feedback.start)]
+    assert set(map(tuple, noise.tolist())) == {(0.0, 1.0), (np.float32(0.4), 1.0)}
+    assert (data.feedback.rank == np.array([0, 1])).all()
+    with pytest.raises(UserError, match="The teacher 'regret' asks what the environment would have paid"):
+        datasets.load(f"{path}?preferences=200&teacher=regret", env.spec)
+    with pytest.raises(UserError, match="--noise=0,1.5 must be shares of actions, from 0 to 1"):
+        collect_binary.roll(NAME, env, [(ladder.agent, best)], 2400, 2, noise=(0.0, 1.5))
+
+
+def test_a_file_of_judgements_is_not_judged_again(tmp_path):
+    data = load()
+    pairs.save(tmp_path / "pairs.npz", data)
+    with pytest.raises(UserError, match="pairs.npz holds judgements already: leave out .preferences"):
+        datasets.load(f"{tmp_path}/pairs.npz?preferences=10", make(NAME).spec)
 
 
 def test_a_dataset_is_paid_by_what_was_learned_seed_by_seed(tmp_path, monkeypatch):

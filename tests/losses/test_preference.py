@@ -58,6 +58,15 @@ def test_ties_by_their_definitions():
     assert float(jnp.exp(-lib.rao_kupper(scores, jnp.array([0, 1]), 0.4))) == pytest.approx(a / (a + t * b), rel=1e-5)
 
 
+def test_hinges_are_content_with_a_margin():
+    """Pairs in order: 0.3 ahead, 2 ahead and 1.7 ahead, of which the last two are enough; ties say nothing."""
+    scores = jnp.array([2.0, 1.7, 0.0])
+    np.testing.assert_allclose(lib.hinge(scores, jnp.array([0, 1, 2]), 1.0), 0.7 / 3, rtol=1e-5)
+    np.testing.assert_allclose(lib.hinge(scores, jnp.array([2, 1, 0]), 1.0), (1.3 + 3.0 + 2.7) / 3, rtol=1e-5)
+    np.testing.assert_allclose(lib.hinge(scores, jnp.array([1, 0, 0]), 0.5), (0.8 + 2.5) / 2, rtol=1e-5)
+    assert lib.hinge(scores, jnp.zeros(3, jnp.int32), 1.0) == 0.0
+
+
 def test_linear_is_a_share():
     found = jnp.exp(-lib.linear(jnp.array([3.0, 1.0]), jnp.array([0, 1]), 0.0))
     assert float(found) == pytest.approx(0.75)

@@ -1,4 +1,4 @@
-"""The causal transformer: what may see what, and its attention against numpy."""
+"""The transformer: what may see what, and its attention against numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,16 @@ def test_masked_tokens_are_not_seen():
     alone = apply(PARAMS, TOKENS[:, 2:], ALL[:, 2:])
     np.testing.assert_allclose(padded[:, 2:], alone, atol=1e-5)
     assert np.isfinite(padded).all()
+
+
+def test_without_causality_every_token_sees_all_that_are_not_masked():
+    network = Transformer(num_layers=2, num_heads=2, causal=False)
+    mask = ALL.at[:, 5].set(False)
+    apply = jax.jit(network.apply)
+    before, after = (apply(PARAMS, tokens, mask) for tokens in (TOKENS, TOKENS.at[:, 4].set(TOKENS[::-1, 3])))
+    assert (np.abs(before - after)[:, :4].max(-1) > 1e-3).all()
+    unseen = apply(PARAMS, TOKENS.at[:, 5].set(9.0), mask)
+    np.testing.assert_array_equal(before[:, :5], unseen[:, :5])
 
 
 def test_attention_by_hand():
