@@ -40,6 +40,7 @@ AGENTS = {
     "iq_learn": "rljax.agents.imitation.iq_learn",
     "cpl": "rljax.agents.preference.cpl",
     "ipl": "rljax.agents.preference.ipl",
+    "pebble": "rljax.agents.preference.pebble",
     "reward_model": "rljax.agents.preference.reward_model",
     "rot": "rljax.agents.imitation.rot",
     "ls_iq": "rljax.agents.imitation.ls_iq",
