@@ -179,7 +179,7 @@ def share(near):
         (p + z * z / (2 * n)) / (1 + z * z / n),
         z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n),
     )
-    return f"{p:.2f} ({middle - half:.2f} to {middle + half:.2f})"
+    return f"{p:.2f} ({max(middle - half, 0.0):.2f} to {middle + half:.2f})"
 
 
 def difference(first, second, num_counts, repetitions=2_000):
