@@ -53,6 +53,7 @@ AGENTS = {
     "dppo": "rljax.agents.preference.dppo",
     "oppo": "rljax.agents.preference.oppo",
     "ipl": "rljax.agents.preference.ipl",
+    "pebble": "rljax.agents.preference.pebble",
     "reward_model": "rljax.agents.preference.reward_model",
     "rot": "rljax.agents.imitation.rot",
     "ls_iq": "rljax.agents.imitation.ls_iq",

@@ -4,10 +4,13 @@ It acts at random; policies are trained on what it found by `--reward_from=RUN`,
 the dataset with rewards told anew. Several networks learn from the same judgements; the reward is their mean.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
 
 from rljax import distributions, sources
 from rljax.data.feedback import Judged
@@ -39,6 +42,24 @@ class Config:
     num_updates: int = static(8)  # on batches drawn together
 
 
+def networks(spec: EnvSpec, config: Config) -> tuple[nn.Module, Callable]:
+    """The networks as one, and (params, steps [*B]) -> rewards by each [M, *B]."""
+    network = ensemble(FeedForward, config.num_models)(critic_size(spec), **structure(spec, config))
+
+    def rewards(params, steps: Transition) -> Array:
+        shape = steps.reward.shape
+        flat = [x.reshape(-1, *x.shape[len(shape) :]) for x in (steps.observation, steps.action)]
+        found = q_taken(network, spec, params, *flat).reshape(-1, *shape)
+        return jnp.tanh(found) if config.bounded else found
+
+    return network, rewards
+
+
+def scores(rewards: Float[Array, "*B K"], mask: Bool[Array, "#*B K"]) -> Float[Array, "*B"]:
+    """Of segments: the sums of their steps' rewards."""
+    return jnp.where(mask, rewards, 0.0).sum(axis=-1)
+
+
 def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     """A reward of what is seen and done, for any actions. Reads `Judged` [B, G, K] at a time; its state is the networks' Model.
 
@@ -46,26 +67,19 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
       UserError: there is no such likelihood.
     """
     preference.check(config.likelihood)
-    network = ensemble(FeedForward, config.num_models)(critic_size(spec), **structure(spec, config))
+    network, rewards = networks(spec, config)
     optimiser = optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
 
     def init(key: Key) -> Model:
         params = init_critic(network, spec, key)
         return Model(params, optimiser.init(params))
 
-    def rewards(params, steps: Transition) -> Array:
-        """By each network, [M, *B]."""
-        shape = steps.reward.shape
-        flat = [x.reshape(-1, *x.shape[len(shape) :]) for x in (steps.observation, steps.action)]
-        found = q_taken(network, spec, params, *flat).reshape(-1, *shape)
-        return jnp.tanh(found) if config.bounded else found
-
     def update(state: Model, batch: Judged, key: Key) -> tuple[Model, Metrics]:
         def loss(params):
-            scores = jnp.where(batch.mask, rewards(params, batch.transition), 0.0).sum(axis=-1)  # [M, B, G]
+            found = scores(rewards(params, batch.transition), batch.mask)  # [M, B, G]
             told = lambda x: preference.batch_loss(config.likelihood, x, batch.rank, batch.weight, config.bias)
-            total = jax.vmap(told)(scores).sum()
-            return total, {"loss/reward": total, **preference.agreed(scores.mean(axis=0), batch.rank)}
+            total = jax.vmap(told)(found).sum()
+            return total, {"loss/reward": total, **preference.agreed(found.mean(axis=0), batch.rank)}
 
         return descend(optimiser, state, loss)
 

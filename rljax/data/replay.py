@@ -7,7 +7,7 @@ The ring fills from row 0 on, so the slots that hold data are those below filled
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rljax.errors import UserError
 from rljax.losses.multistep import n_step
@@ -116,3 +116,35 @@ def read_outcomes(replay: Replay, slot: Int[Array, " B"], gamma: Float[Array, ""
         "outcome_discount": until.discount,
         "outcome_observation": until.transition.next_observation,
     }
+
+
+def segments(
+    replay: Replay, key: Key, shape: tuple[int, ...], length: int
+) -> tuple[Transition, Bool[Array, "*shape K"]]:
+    """Segments of `length` steps [*shape, K], drawn uniformly from all in the ring that lie within an episode, and the mask of the
+    steps that belong. An episode that is shorter, and all of which is still there, is a segment by itself; where there is no
+    segment at all, no step belongs.
+
+    Raises:
+      UserError: the ring has fewer rows.
+    """
+    rows, num_envs = replay.data.reward.shape
+    if rows < length:
+        raise UserError(f"A replay of {rows} steps of each environment has no segments of {length}.")
+    oldest = (replay.position - replay.filled) % rows
+    age = jnp.arange(rows)[:, None]
+    done = jnp.roll(replay.data.done, -oldest, 0) & (age < replay.filled)  # [rows, N], the oldest first
+    ended = jnp.concatenate([jnp.zeros((1, num_envs), jnp.int32), jnp.cumsum(done, 0)])  # before each row
+    last = jnp.minimum(age + length - 1, rows)
+    ends_within = ended[last, jnp.arange(num_envs)] > ended[:-1]
+    begins = jnp.concatenate([jnp.zeros((1, num_envs), bool), done[:-1]])
+    whole = ~ends_within & (age + length <= replay.filled)
+    cumulative = jnp.cumsum((whole | (begins & ends_within)).reshape(-1))
+    chosen = jax.random.randint(key, shape, 0, jnp.maximum(cumulative[-1], 1))
+    slot = jnp.searchsorted(cumulative, chosen, side="right", method="scan_unrolled")
+    first, column = jnp.minimum(slot // num_envs, rows - 1), slot % num_envs
+    time = jnp.arange(length)
+    row = (oldest + first[..., None] + time) % rows
+    steps = jax.tree.map(lambda x: x[row, column[..., None]], replay.data)
+    ends = jnp.cumsum(steps.done, -1) - steps.done  # that lie before each step
+    return steps, (ends == 0) & (first[..., None] + time < replay.filled) & (cumulative[-1] > 0)

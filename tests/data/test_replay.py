@@ -187,3 +187,43 @@ def test_outcomes_end_with_the_episode_the_newest_row_or_after_so_many_steps():
             found["outcome_discount"][slot], 0.0 if steps.terminated[row, env] else discount, rtol=1e-5
         )
         np.testing.assert_array_equal(found["outcome_observation"][slot], steps.next_observation[row, env])
+
+
+def stretches(done, length):
+    """First rows and lengths of all that may be drawn, of one environment's `done` in order: within an episode, or all of one."""
+    found = {}
+    for i in range(len(done)):
+        ends = np.flatnonzero(done[i : i + length - 1])
+        if len(ends) and i > 0 and done[i - 1]:
+            found[i] = ends[0] + 1
+        elif not len(ends) and i + length <= len(done):
+            found[i] = length
+    return found
+
+
+@pytest.mark.parametrize("num_adds", [2, 4, 7])
+def test_segments_lie_within_episodes_and_all_are_drawn_alike(num_adds):
+    """Before the ring is full, when it just is, and after; against a search in the steps in order."""
+    ring, steps = filled(num_adds, seed=3)
+    kept = jax.tree.map(lambda x: x[-min(num_adds * LENGTH, ROWS) :], steps)
+    length = 3
+    expected = {}
+    for column in range(NUM_ENVS):
+        for row, count in stretches(kept.done[:, column], length).items():
+            expected[float(kept.reward[row, column])] = kept.reward[row : row + count, column]
+    draws = 4000
+    found, mask = jax.jit(lambda key: replay.segments(ring, key, (draws // 2, 2), length))(jax.random.key(0))
+    rewards, mask = np.asarray(found.reward).reshape(draws, length), np.asarray(mask).reshape(draws, length)
+    assert set(rewards[:, 0].tolist()) == set(expected) and mask[:, 0].all()
+    for reward, where in zip(rewards, mask):
+        np.testing.assert_array_equal(reward[where], expected[float(reward[0])])
+    counts = np.array([(rewards[:, 0] == first).sum() for first in expected])
+    p = 1 / len(expected)
+    assert (np.abs(counts / draws - p) < 5 * np.sqrt(p * (1 - p) / draws)).all()
+
+
+def test_a_ring_without_segments_says_so():
+    ring, _ = filled(1)
+    assert not replay.segments(ring, jax.random.key(0), (5,), 10)[1].any()
+    with pytest.raises(ValueError, match="12 steps of each environment has no segments of 13"):
+        replay.segments(ring, jax.random.key(0), (5,), 13)
