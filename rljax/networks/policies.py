@@ -1,6 +1,7 @@
 """Policies and critics as many agents have them: distributions over actions, and values of actions given."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -78,6 +79,16 @@ def soft_policy(spec: EnvSpec, output: Float[Array, "*B size"]) -> distributions
         return distributions.categorical(output)
     mean, log_std = jnp.split(output, 2, axis=-1)
     return distributions.TanhNormal(mean, distributions.bounded_log_std(log_std))
+
+
+def action_vector(spec: EnvSpec, action: Array) -> Float[Array, "*B A"]:
+    """Actions [*B, ...] as networks read them: those of a box as they are, others one-hot."""
+    return action if isinstance(spec.action, Continuous) else jax.nn.one_hot(action, spec.action.num_actions)
+
+
+def blank_action(spec: EnvSpec, *batch: int) -> Array:
+    """Actions of zeros, [*batch, ...], as environments take them."""
+    return jnp.zeros((*batch, *spec.action.shape), jnp.float32 if isinstance(spec.action, Continuous) else jnp.int32)
 
 
 def critic_size(spec: EnvSpec) -> int:
