@@ -41,6 +41,7 @@ AGENTS = {
     "cpl": "rljax.agents.preference.cpl",
     "ipl": "rljax.agents.preference.ipl",
     "reward_model": "rljax.agents.preference.reward_model",
+    "mil": "rljax.agents.preference.mil",
     "rot": "rljax.agents.imitation.rot",
     "ls_iq": "rljax.agents.imitation.ls_iq",
     "valuedice": "rljax.agents.imitation.valuedice",

@@ -47,7 +47,7 @@ class Recurrent(nn.Module):
     Args:
       hidden: of the features. head: hidden layers from there, or from the LSTM, to the reward.
       rank: dimensions of one observation.
-      bounded: rewards lie in (-1, 1), by a tanh.
+      bounded: what the head tells lies in (-1, 1), by a tanh.
     """
 
     kind: str
