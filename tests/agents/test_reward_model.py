@@ -56,7 +56,7 @@ def ordered(seed, count=400):
 @pytest.mark.parametrize("score", reward_model.SCORES)
 def test_only_who_remembers_can_tell_the_order(score):
     """Of new pairs; to a sum both segments of each are worth the same."""
-    config = SMALL.replace(score=score)
+    config = SMALL.replace(score=score, learning_rate=1e-2, num_models=1, batch_size=64)
     agent = reward_model.make(SPEC, config)
 
     @jax.jit
@@ -68,7 +68,7 @@ def test_only_who_remembers_can_tell_the_order(score):
             return agent.update(state, source.next((), agent, state, draw_key)[1], update_key)
 
         state = agent.init(jax.random.key(0))
-        state, metrics = jax.lax.scan(step, state, jax.random.split(jax.random.key(1), 250))
+        state, metrics = jax.lax.scan(step, state, jax.random.split(jax.random.key(1), 150))
         judged = feedback_lib.read(held_out, jnp.arange(held_out.feedback.size), jax.random.key(0))
         return agreement(agent, state, held_out), scores(agent, state, judged), metrics["loss/reward"][-1]
 
@@ -76,7 +76,7 @@ def test_only_who_remembers_can_tell_the_order(score):
     share, found, loss = run(ordered(0), held_out)
     if score == "sum":
         np.testing.assert_allclose(found[:, 0], found[:, 1], atol=1e-5)
-        np.testing.assert_allclose(loss, 2 * np.log(2.0), rtol=1e-4)
+        np.testing.assert_allclose(loss, np.log(2.0), rtol=1e-4)
     else:
         right = np.argmax(found, 1) == np.argmin(held_out.feedback.rank, 1)
         assert right.mean() > 0.98 and float(share) == pytest.approx(right.mean()) and loss < 0.5
@@ -93,7 +93,7 @@ def judged_batch():
     return Judged(steps, mask, rank, weight, jnp.zeros(3, jnp.int32))
 
 
-@pytest.mark.parametrize("score", reward_model.SCORES)
+@pytest.mark.parametrize("score", ["sum", "transformer"])
 def test_an_update_by_hand(score):
     """The loss is that of the judgements under each network's scores; the agent's own score is the networks' mean."""
     agent, batch = reward_model.make(SPEC, SMALL.replace(score=score, bounded=False)), judged_batch()
