@@ -32,7 +32,14 @@ class Family(NamedTuple):
 
 FAMILIES = ("gymnax", "brax", "rljax")
 GYMNASIUM = "gymnasium/"
-OWN_MODULES = ("pointmaze", "tabular", "roads", "linear", "probes")  # each has ENVIRONMENTS: a factory by name
+OWN_MODULES = (
+    "pointmaze",
+    "tabular",
+    "roads",
+    "linear",
+    "treasure",
+    "probes",
+)  # each has ENVIRONMENTS: a factory by name
 
 WRAPPERS: dict[str, Callable[[Env, str], Env]] = {
     "time_limit": lambda env, text: wrappers.TimeLimit(env, _whole("time_limit", text, 1)),

@@ -86,27 +86,34 @@ class TimeLimit(Wrapper):
 class RewardedState:
     env: Any
     observation: Array
+    memory: Any  # the reward's
 
 
 @record
 class Rewarded(Wrapper):
     """Pays what an agent has learned that a step is worth, in place of what the environment pays.
 
-    state: of that agent. reward: its `Agent.reward`.
+    state: of that agent. reward: its `Agent.reward`. memory: its `Agent.reward_memory`.
     """
 
     state: Any
     reward: Callable = static()
+    memory: Any = ()
 
     def reset(self, key):
         state, observation = self.env.reset(key)
-        return RewardedState(state, observation), observation
+        return RewardedState(state, observation, self.memory), observation
 
     def step(self, state, action, key):
         inner, following = self.env.step(state.env, action, key)
-        step = jax.tree.map(lambda x: jnp.asarray(x)[None], as_transition(state.observation, action, following))
-        paid = self.reward(self.state, step)[0]
-        return RewardedState(inner, following.observation), following.replace(reward=paid)
+        step = as_transition(state.observation, action, following)
+        step, memory = jax.tree.map(lambda x: jnp.asarray(x)[None], (step, state.memory))
+        if jax.tree.leaves(memory):
+            found = self.reward(self.state, step, memory)
+        else:
+            found = self.reward(self.state, step), ()
+        paid, memory = jax.tree.map(lambda x: x[0], found)
+        return RewardedState(inner, following.observation, memory), following.replace(reward=paid)
 
 
 @record

@@ -55,6 +55,7 @@ AGENTS = {
     "ipl": "rljax.agents.preference.ipl",
     "pebble": "rljax.agents.preference.pebble",
     "reward_model": "rljax.agents.preference.reward_model",
+    "mil": "rljax.agents.preference.mil",
     "rot": "rljax.agents.imitation.rot",
     "ls_iq": "rljax.agents.imitation.ls_iq",
     "valuedice": "rljax.agents.imitation.valuedice",

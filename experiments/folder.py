@@ -203,8 +203,8 @@ def learned_rewards(run_dir: str | pathlib.Path, program: Program) -> LearnedRew
     """
     trained, states = _seed_by_seed("reward_from", run_dir, program)
     theirs = trained.program
-    function = theirs.agent(theirs.points[0]).reward
-    if function is None:
+    agent = theirs.agent(theirs.points[0])
+    if agent.reward is None:
         raise UserError(
             f"--reward_from={run_dir} is a run of {theirs.plan.agent}, which learns no reward that others could be trained on."
         )
@@ -215,7 +215,9 @@ def learned_rewards(run_dir: str | pathlib.Path, program: Program) -> LearnedRew
         raise UserError(
             f"--reward_from={run_dir} has rewards of what is seen and done in {theirs.plan.env}, not in {program.plan.env}."
         )
-    return LearnedReward(states, function)
+    runs = len(program.runs)
+    memory = jax.tree.map(lambda x: np.broadcast_to(x, (runs, *np.shape(x))), agent.reward_memory)
+    return LearnedReward(states, agent.reward, memory)
 
 
 def _seed_by_seed(flag: str, run_dir: str | pathlib.Path, program: Program) -> tuple[Trained, Any]:

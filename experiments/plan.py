@@ -85,10 +85,11 @@ GIVEN = {  # what a source can read besides the environment, by the name of its 
 
 @record
 class LearnedReward:
-    """What agents of another run have learned that steps are worth: their states, and their `Agent.reward`."""
+    """What agents of another run have learned that steps are worth: their states, their `Agent.reward` and its memory."""
 
     state: Any
     function: Callable = static()
+    memory: Any = ()
 
 
 class Program:
@@ -200,9 +201,10 @@ class Program:
         the environment's and of a dataset's."""
         config, env, given = self.config.replace(**point), self.env, dict(given or {})
         if reward is not None:
-            env = Rewarded(env, reward.state, reward.function)
+            env = Rewarded(env, reward.state, reward.function, reward.memory)
             if "dataset" in given:
-                given["dataset"] = dataset_lib.paid(given["dataset"], functools.partial(reward.function, reward.state))
+                of_steps = functools.partial(reward.function, reward.state)
+                given["dataset"] = dataset_lib.paid(given["dataset"], of_steps, memory=reward.memory)
         return train.make(self.module.make(self.env.spec, config), self._source(config, given, env))
 
     def inputs(self):

@@ -89,18 +89,26 @@ def returns_from(
     return jax.lax.scan(advance, carry, jnp.arange(num_steps))[0][-1]
 
 
+def scores(agent: Agent, agent_state: Any, judged: feedback_lib.Judged) -> Float[Array, "B G"]:
+    """What an agent thinks of judged segments: its `score`, or the sums of its learned reward."""
+    shape = judged.mask.shape
+    if agent.score is not None:
+        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (judged.transition, judged.mask))
+        return agent.score(agent_state, *rows).reshape(shape[:2])
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), judged.transition)
+    reward = agent.reward(agent_state, flat).reshape(shape)
+    return jnp.where(judged.mask, reward, 0.0).sum(axis=-1)
+
+
 def agreement(agent: Agent, agent_state: Any, dataset: Any, at_once: int = 64) -> Float[Array, ""]:
-    """Share of a dataset's judged pairs, ties left out, that sums of the agent's learned reward put in the order of their
-    judgements; `at_once` of these are scored together."""
+    """Share of a dataset's judged pairs, ties left out, that the agent's `scores` put in the order of their judgements; `at_once`
+    of these are scored together."""
     told = dataset.feedback
 
     def of(judgement):
         key = jax.random.key(0)  # whole segments: nothing is cut out of them
         judged = feedback_lib.read(dataset, judgement[None], key)
-        steps = judged.transition
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), steps)
-        reward = agent.reward(agent_state, flat).reshape(judged.mask.shape)
-        return preference.agreement(jnp.where(judged.mask, reward, 0.0).sum(-1)[0], judged.rank[0])
+        return preference.agreement(scores(agent, agent_state, judged)[0], judged.rank[0])
 
     share, count = jax.lax.map(of, jnp.arange(told.size), batch_size=at_once)
     return (share * count).sum() / jnp.maximum(count.sum(), 1.0)

@@ -216,6 +216,30 @@ def unjudged(dataset: Dataset, *, batch_size: int, num_batches: int, length: int
     return Source(lambda agent, key: (), next_batch, num_batches=num_batches)
 
 
+class Trajectories(NamedTuple):
+    """Whole episodes, and where they have steps: after its end an episode repeats its last one."""
+
+    steps: Any  # Transition [B, T]
+    mask: Any  # [B, T]
+
+
+def trajectories(dataset: Dataset, *, length: int, batch_size: int, num_batches: int) -> Source:
+    """Batches of `Trajectories` [B, length] of a dataset, episodes that were recorded to their end, drawn by their weights.
+
+    Raises:
+      UserError: there is no such episode.
+    """
+    if isinstance(dataset, Dataset):  # a source that only acts has none
+        dataset_lib.require_whole(dataset, length)
+
+    def next_batch(state, agent, agent_state, key):
+        found = dataset_lib.draw_whole(dataset, key, num_batches * batch_size, length)
+        found = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), Trajectories(*found))
+        return state, stacked(found, num_batches), {}
+
+    return Source(lambda agent, key: (), next_batch, num_batches=num_batches)
+
+
 def _drawn(dataset: Dataset, read: Callable, batch_size: int, num_batches: int) -> Source:
     def next_batch(state, agent, agent_state, key):
         rows = dataset_lib.draw(dataset, key, num_batches * batch_size)

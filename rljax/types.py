@@ -153,6 +153,10 @@ class Agent(NamedTuple):
       it is not known or depends on a memory. Off-policy evaluation weighs by it.
     reward: (state, steps: Transition [B]) -> [B], what the agent has learned that steps are worth, whatever they were paid;
       None where it learns no reward. Another agent can be trained on it.
+    reward_memory: what `reward` remembers at the start of an episode, where a step's worth depends on those before it; it is then
+      (state, steps [B], memory [B, ...]) -> (reward [B], memory). `()` for rewards of single steps.
+    score: (state, steps [B, K], mask [B, K]) -> [B], what segments are worth, told nothing of what was before them; None where
+      that is the sum of `reward`.
 
     Metrics are scalars. One name is kept apart: `priority` [B], the new replay priorities of the batch, which the loop hands
     to the source.
@@ -164,7 +168,9 @@ class Agent(NamedTuple):
     memory: Any = ()
     receive: Callable[[Any, Array], Any] = lambda memory, reward: memory
     log_prob: Callable[..., Array] | None = None
-    reward: Callable[[Any, Transition], Array] | None = None
+    reward: Callable[..., Any] | None = None
+    reward_memory: Any = ()
+    score: Callable[[Any, Transition, Array], Array] | None = None
 
 
 class Source(NamedTuple):

@@ -203,11 +203,7 @@ def source(env: Env, config: Config, dataset: Any) -> Source:
     """
     length, num_envs = env.spec.episode_length, config.num_envs
     if isinstance(dataset, Dataset):  # a source that only acts has none
-        whole = dataset_lib.whole(dataset, length)
-        if not isinstance(whole, jax.core.Tracer) and not whole.any():
-            raise UserError(
-                f"No demonstrated episode is whole: terminated, or of all {length} steps of the time limit."
-            )
+        dataset_lib.require_whole(dataset, length)
 
     def episodes(agent, agent_state, key):
         start_key, key = jax.random.split(key)

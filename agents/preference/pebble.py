@@ -189,5 +189,6 @@ def correlation(x: Float[Array, " B"], y: Float[Array, " B"]) -> Float[Array, ""
 
 def source(env: Env, config: Config = Config()) -> Source:
     """A replay of the agent's own steps, and now and then judgements of segments from it; its steps are the environment's."""
-    _, rewards = reward_model.networks(env.spec, reward_config(config))
+    model = reward_model.networks(env.spec, reward_config(config))
+    rewards = lambda params, steps: model.reward(params, steps)[0]
     return asking.source(env, sac.source(env, config), rewards, config)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
@@ -16,7 +15,8 @@ from jaxtyping import Array, Float, Int
 from rljax import distributions, sources
 from rljax.data.dataset import Segment
 from rljax.errors import UserError
-from rljax.networks.transformer import Transformer
+from rljax.networks.policies import action_vector, blank_action
+from rljax.networks.transformer import Transformer, push
 from rljax.record import record, signed, static
 from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Source
 from rljax.updates import descend
@@ -65,15 +65,9 @@ class Memory(NamedTuple):
         return self._replace(action=push(self.action.at[:, -1].set(action), jnp.zeros_like(action)), time=self.time + 1)
 
 
-def push(steps: Array, last: Array) -> Array:
-    """Steps [B, K, ...] without the first, and `last` [B, ...] at their end."""
-    return jnp.concatenate([steps[:, 1:], last[:, None]], axis=1)
-
-
 def blank(spec: EnvSpec, *batch: int) -> tuple[Array, Array, Array]:
     """Steps of zeros, [*batch, ...]: return_to_go, observation, action."""
-    action = jnp.zeros((*batch, *spec.action.shape), jnp.float32 if isinstance(spec.action, Continuous) else jnp.int32)
-    return jnp.zeros(batch), jnp.zeros((*batch, *spec.observation_shape)), action
+    return jnp.zeros(batch), jnp.zeros((*batch, *spec.observation_shape)), blank_action(spec, *batch)
 
 
 def receive(memory: Memory, reward: Float[Array, " B"]) -> Memory:
@@ -88,7 +82,6 @@ def read(spec: EnvSpec, config: Any, asked, observation, action, time, mask, key
     With `embed_time` a step's place in its episode is added to its tokens; otherwise their order is all that is known of it.
     """
     batch, steps = mask.shape
-    taken = action if isinstance(spec.action, Continuous) else jax.nn.one_hot(action, spec.action.num_actions)
     place = 0.0
     if embed_time:
         limit = spec.episode_length
@@ -96,7 +89,7 @@ def read(spec: EnvSpec, config: Any, asked, observation, action, time, mask, key
     parts = (
         nn.Dense(config.width, name="asked")(asked),
         nn.Dense(config.width, name="observation")(observation.reshape(batch, steps, -1)),
-        nn.Dense(config.width, name="action")(taken),
+        nn.Dense(config.width, name="action")(action_vector(spec, action)),
     )
     tokens = jnp.stack([part + place for part in parts], axis=2).reshape(batch, 3 * steps, config.width)
     tokens = nn.LayerNorm()(tokens)

@@ -18,6 +18,7 @@ from rljax import train
 from rljax.agents.preference import cpl, ipl, reward_model
 from rljax.data import feedback as feedback_lib
 from rljax.data import files
+from rljax.evaluate import scores
 from rljax.experiments import cli
 from rljax.losses import preference
 from rljax.types import Continuous, EnvSpec
@@ -67,8 +68,7 @@ def held_out(module, config, data) -> np.ndarray:
         learner = train.make(agent, source)
         state = learner.run(learner.init(key), FLAGS.updates // config.num_updates)[0].agent
         judged = feedback_lib.read(data, unseen, key)
-        scores = jnp.where(judged.mask, agent.reward(state, judged.transition), 0.0).sum(-1)
-        return jax.vmap(preference.agreement)(scores, judged.rank)[0]
+        return jax.vmap(preference.agreement)(scores(agent, state, judged), judged.rank)[0]
 
     keys = jax.random.split(jax.random.key(0), FLAGS.num_seeds)
     over = jax.jit(

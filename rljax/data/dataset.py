@@ -89,11 +89,20 @@ def from_transitions(steps: Transition) -> Dataset:
     return weighted(dataset, np.ones(len(ends)))
 
 
-def paid(dataset: Dataset, reward: Callable[[Transition], Array], at_once: int = 4096) -> Dataset:
-    """The same steps, paid by a function of transitions [B], `at_once` at a time; episodes are drawn as before. May be traced."""
+def paid(dataset: Dataset, reward: Callable, at_once: int | None = None, memory: Any = ()) -> Dataset:
+    """The same steps, paid anew; episodes are drawn as before. May be traced.
+
+    Args:
+      reward: (transitions [B]) -> [B]; where there is a memory (transitions [B], memory [B, ...]) -> (reward [B], memory).
+      at_once: how many steps are paid together, 4,096 by default; with a memory so many episodes, 256 by default.
+      memory: of one episode before its first step. Each is then paid in time order.
+    """
     steps = dataset.transition
-    one = lambda step: reward(jax.tree.map(lambda x: x[None], step))[0]
-    steps = steps.replace(reward=jax.lax.map(one, steps, batch_size=at_once))
+    if jax.tree.leaves(memory):
+        steps = steps.replace(reward=_in_order(dataset, reward, at_once or 256, memory))
+    else:
+        one = lambda step: reward(jax.tree.map(lambda x: x[None], step))[0]
+        steps = steps.replace(reward=jax.lax.map(one, steps, batch_size=at_once or 4096))
 
     def add(total, step):
         total = jnp.where(step[1], 0.0, total) + step[0]
@@ -101,6 +110,27 @@ def paid(dataset: Dataset, reward: Callable[[Transition], Array], at_once: int =
 
     _, return_to_go = jax.lax.scan(add, jnp.zeros(()), (steps.reward, steps.done), reverse=True)
     return dataset.replace(transition=steps, return_to_go=return_to_go)
+
+
+def _in_order(dataset: Dataset, reward: Callable, at_once: int, memory: Any) -> Float[Array, " N"]:
+    """What steps are worth to who remembers those before them: all episodes side by side, until the longest has ended."""
+
+    def one(step_and_memory):
+        found = reward(*jax.tree.map(lambda x: x[None], step_and_memory))
+        return jax.tree.map(lambda x: x[0], found)
+
+    def advance(carry):
+        time, memory, found = carry
+        row = dataset.start + jnp.minimum(time, dataset.length - 1)
+        steps = jax.tree.map(lambda x: x[row], dataset.transition)
+        new, memory = jax.lax.map(one, (steps, memory), batch_size=at_once)
+        going = jnp.where(time < dataset.length, row, dataset.size)  # beyond the end nothing is written
+        return time + 1, memory, found.at[going].set(new, mode="drop")
+
+    count = dataset.start.shape[0]
+    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), memory)
+    carry = jnp.int32(0), memory, jnp.zeros(dataset.size)
+    return jax.lax.while_loop(lambda carry: carry[0] < dataset.length.max(), advance, carry)[-1]
 
 
 def weighted(dataset: Dataset, weight: Float[np.ndarray, " E"]) -> Dataset:
@@ -191,6 +221,13 @@ def by_episode(
 def whole(dataset: Dataset, length: int) -> Bool[Array, " E"]:
     """Which episodes were recorded to their end: a termination, or a time limit of `length` steps."""
     return dataset.transition.terminated[dataset.start + dataset.length - 1] | (dataset.length >= length)
+
+
+def require_whole(dataset: Dataset, length: int) -> None:
+    """Raises UserError where no episode is `whole`. Of a traced dataset nothing can be said."""
+    found = whole(dataset, length)
+    if not isinstance(found, jax.core.Tracer) and not found.any():
+        raise UserError(f"No episode of the data is whole: terminated, or of all {length} steps of the time limit.")
 
 
 def draw_whole(dataset: Dataset, key: Key, number: int, length: int) -> tuple[Transition, Bool[Array, "T M"]]:

@@ -94,6 +94,16 @@ def soft_policy(spec: EnvSpec, output: Float[Array, "*B size"]) -> distributions
     return distributions.TanhNormal(mean, distributions.bounded_log_std(log_std))
 
 
+def action_vector(spec: EnvSpec, action: Array) -> Float[Array, "*B A"]:
+    """Actions [*B, ...] as networks read them: those of a box as they are, others one-hot."""
+    return action if isinstance(spec.action, Continuous) else jax.nn.one_hot(action, spec.action.num_actions)
+
+
+def blank_action(spec: EnvSpec, *batch: int) -> Array:
+    """Actions of zeros, [*batch, ...], as environments take them."""
+    return jnp.zeros((*batch, *spec.action.shape), jnp.float32 if isinstance(spec.action, Continuous) else jnp.int32)
+
+
 def critic_size(spec: EnvSpec, head: Head = MEAN) -> int:
     """Outputs of a critic: a head's for an action given, or for each that there is."""
     return head.size * (1 if isinstance(spec.action, Continuous) else spec.action.num_actions)

@@ -47,3 +47,8 @@ class Transformer(nn.Module):
         if key is None or self.dropout == 0.0:
             return x
         return nn.Dropout(self.dropout, deterministic=False)(x, rng=key)
+
+
+def push(steps: Array, last: Array) -> Array:
+    """Steps [B, K, ...] without the first, and `last` [B, ...] at their end."""
+    return jnp.concatenate([steps[:, 1:], last[:, None]], axis=1)

@@ -182,5 +182,5 @@ def test_what_it_cannot_do_is_said():
         gcl.make(SPEC, gcl.Config(gamma=1.0))
     yes, seen = np.ones(2, bool), np.zeros((2, 4), np.float32)
     cut = dataset_lib.from_transitions(Transition(seen, np.zeros(2, int), np.zeros(2, np.float32), ~yes, yes, seen))
-    with pytest.raises(UserError, match="No demonstrated episode is whole: terminated, or of all 5 steps"):
+    with pytest.raises(UserError, match="No episode of the data is whole: terminated, or of all 5 steps"):
         gcl.source(gridworld(1, 4, episode_length=5), gcl.Config(**SMALL), cut)

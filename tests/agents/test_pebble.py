@@ -99,12 +99,17 @@ def paid_sac(agent, config, state, batch, pay):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), found, expected)
 
 
+def rewards_of(config):
+    model = reward_model.networks(ENV.spec, pebble.reward_config(config))
+    return lambda params, steps: model.reward(params, steps)[0]
+
+
 def test_steps_are_paid_the_mean_of_the_ensemble_of_the_day(states):
     """Each member's network by itself; what the environment paid does not matter, however old the steps."""
     state = states[0][21]
     agent, config, batch = next_batch(state, False)
     steps = batch.sample.transition
-    _, rewards = reward_model.networks(ENV.spec, pebble.reward_config(config))
+    rewards = rewards_of(config)
     members = np.asarray(rewards(state.agent.reward.params, steps))
     assert members.shape == (3, 16) and np.abs(members).max() < 1.0
     np.testing.assert_allclose(agent.reward(state.agent, steps), members.mean(0), atol=1e-6)
@@ -125,7 +130,7 @@ def test_the_pairs_asked_about_are_the_ones_most_at_odds(states):
     """The second query, of the pairs that its source drew: more disagreement than pairs drawn blindly have in the mean."""
     state = states[0][14]
     config = pebble.Config(**SMALL | dict(candidates=40))
-    _, rewards = reward_model.networks(ENV.spec, pebble.reward_config(config))
+    rewards = rewards_of(config)
 
     def disagreement(selection):
         changed = config.replace(selection=selection)

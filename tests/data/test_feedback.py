@@ -138,6 +138,19 @@ def test_peoples_judgements_of_hopper():
     assert (label == 0.5).sum() == 28 and len(label) == 100
 
 
+def test_paid_in_time_order_each_episode_remembers_its_own(data):
+    """Each step is paid the sum of what its episode was paid so far, times 2; several episodes at a time or all at once."""
+    reward = lambda steps, total: (2.0 * (total + steps.reward), total + steps.reward)
+    expected = 2.0 * np.concatenate([np.cumsum(x) for x in np.split(np.arange(11.0), np.cumsum(LENGTHS)[:-1])])
+    for at_once in (2, None):
+        found = jax.jit(dataset_lib.paid, static_argnums=(1, 2))(data, reward, at_once, jnp.float32(0.0))
+        np.testing.assert_allclose(found.transition.reward, expected)
+        np.testing.assert_allclose(
+            found.return_to_go[np.array([0, 5, 6])], [expected[:5].sum(), expected[5:7].sum(), 22]
+        )
+    np.testing.assert_array_equal(found.transition.observation, data.transition.observation)
+
+
 def test_paid_otherwise_returns_begin_anew_with_each_episode(data):
     found = dataset_lib.paid(data, lambda steps: jnp.ones_like(steps.reward), 4)
     assert found.return_to_go.tolist() == [5, 4, 3, 2, 1, 2, 1, 4, 3, 2, 1]

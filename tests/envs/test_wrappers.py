@@ -147,3 +147,16 @@ def unroll(env, length):
     act = lambda observation, memory, key: (jnp.zeros(len(observation)), memory, {})
     state = rollout.start(env, agent, 1, jax.random.key(0))
     return rollout.unroll(env, act, (), state, jax.random.key(1), length)[1].steps
+
+
+def test_a_learned_reward_remembers_its_episode_alone():
+    """Paid is how much was seen and done so far, from each episode's start on."""
+
+    def reward(state, steps, total):
+        total = total + state * (steps.next_observation[:, 0] + steps.action)
+        return total, total
+
+    env = wrappers.Rewarded(Counter(end=3), jnp.float32(10.0), reward, jnp.float32(0.0))
+    steps = unroll(env, 7)
+    np.testing.assert_allclose(steps.reward[:, 0], [10, 30, 60, 10, 30, 60, 10])
+    assert steps.terminated[:, 0].tolist() == [False, False, True, False, False, True, False]

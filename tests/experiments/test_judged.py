@@ -127,23 +127,38 @@ def test_a_file_of_judgements_is_not_judged_again(tmp_path):
         datasets.load(f"{tmp_path}/pairs.npz?preferences=10", make(NAME).spec)
 
 
-def test_a_dataset_is_paid_by_what_was_learned_seed_by_seed(tmp_path, monkeypatch):
+def told(reward, steps):
+    """What a learned reward pays for steps [N] of a dataset; where it remembers, one after another."""
+    if not jax.tree.leaves(reward.memory):
+        return reward.function(reward.state, steps)
+
+    def one(memory, step):
+        found, after = reward.function(reward.state, *jax.tree.map(lambda x: x[None], (step, memory)))
+        after = jax.tree.map(lambda new, old: jnp.where(step.done, old, new[0]), after, reward.memory)
+        return after, found[0]
+
+    return jax.lax.scan(one, reward.memory, steps)[1]
+
+
+@pytest.mark.parametrize("score", ["sum", "recurrent"])
+def test_a_dataset_is_paid_by_what_was_learned_seed_by_seed(score, tmp_path, monkeypatch):
     """IQL on the rewards of a reward model: what its source reads is paid by the network of its seed, and evaluation is not."""
     where = Folder(tmp_path / "judged")
-    plan = Plan("reward_model", NAME, 8, 2, 3, {"hidden": (8,), "segment": 16}, eval_episodes=2, dataset=DATA)
+    settings = {"hidden": (8,), "segment": 16, "score": score, "units": 4, "head": (4,)}
+    plan = Plan("reward_model", NAME, 8, 2, 3, settings, eval_episodes=2, dataset=DATA)
     runner.run(plan, where, quiet=True)
     settings = {"hidden": (8,), "batch_size": 5, "num_steps": 3}
     paid = Plan("iql", NAME, 16, 1, 4, settings, dataset=DATA, reward_from=str(where.path), eval_episodes=2)
     program = Program(paid)
     rewards, given = learned_rewards(where.path, program), program.given
-    own = rewards.replace(state=jax.tree.map(lambda x: x[0], rewards.state))
+    own = jax.tree.map(lambda x: x[0], rewards)
     read, source = [], iql.source
     monkeypatch.setattr(
         iql, "source", lambda env, config, dataset: read.append(dataset) or source(env, config, dataset)
     )
     found = jax.jit(lambda given, own: (program.learner({}, given, own), read[-1])[1])(given, own)
     steps = given["dataset"].transition
-    expected = np.asarray(jax.jit(own.function)(own.state, steps))
+    expected = np.asarray(jax.jit(told)(own, steps))
     np.testing.assert_allclose(found.transition.reward, expected, rtol=1e-5, atol=1e-6)
     assert np.ptp(expected) > 0.0 and (steps.reward < -1.0).any() and (expected > -1.0).all()
     first = slice(0, int(found.length[0]))
