@@ -166,6 +166,57 @@ def gridworld(
     )
 
 
+def cliff(
+    height: int = 4,
+    width: int = 6,
+    wind: float = 0.05,
+    fall_reward: float = -13.0,
+    step_reward: float = -1.0,
+    discount: float = 1.0,
+    episode_length: int | None = 100,
+    one_hot: bool = True,
+) -> TabularMDP:
+    """Along a cliff with random winds: from the lower left to the lower right corner, between which the lowest row falls off.
+
+    The cliff walk of Sutton & Barto, 2018, example 6.6, with a wind that blows one cell down after a move, so that a short way is
+    risky. Who has come onto the cliff is paid `fall_reward` with the next step, whatever it is, and the episode ends: every chance
+    is one of states, so that (P, R) tell the law of the return.
+
+    Args:
+      wind: how likely it blows after a move; never into the goal.
+    Raises:
+      ValueError: there is no cliff between the corners, or `wind` is no probability.
+    """
+    if height < 2 or width < 3 or not 0.0 <= wind <= 1.0:
+        raise UserError(f"A cliff needs 2 x 3 cells and a wind from 0 to 1, not {height} x {width} cells and {wind}.")
+    num_states = height * width
+    start, goal = num_states - width, num_states - 1
+    transition = np.zeros((num_states, len(MOVES), num_states))
+    reward = np.full((num_states, len(MOVES)), step_reward)
+    for row, column in np.ndindex(height, width):
+        for action, (down, right) in enumerate(MOVES):
+            here = row * width + column
+            if here > start:  # the cliff, and the goal
+                transition[here, action, goal] = 1.0
+                reward[here, action] = fall_reward if here < goal else 0.0
+                continue
+            row_to, column_to = min(max(row + down, 0), height - 1), min(max(column + right, 0), width - 1)
+            there = row_to * width + column_to
+            below = min(row_to + 1, height - 1) * width + column_to
+            blown = wind * (below != goal)
+            transition[here, action, there] += 1.0 - blown
+            transition[here, action, below] += blown
+    return TabularMDP(
+        transition=jnp.asarray(transition, jnp.float32),
+        reward=jnp.asarray(reward, jnp.float32),
+        discount=jnp.float32(discount),
+        start=jax.nn.one_hot(start, num_states),
+        terminal=jnp.arange(num_states) == goal,
+        episode_length=episode_length,
+        one_hot=one_hot,
+    )
+
+
 def garnet(
     key: Key,
     num_states: int = 20,
@@ -221,4 +272,4 @@ def checked(generator: Callable[..., TabularMDP]) -> Callable[..., TabularMDP]:
     return functools.wraps(generator)(lambda **options: check(generator(**options)))
 
 
-ENVIRONMENTS = {"Gridworld": checked(gridworld), "Garnet": checked(garnet_of_seed)}
+ENVIRONMENTS = {"Gridworld": checked(gridworld), "Cliff": checked(cliff), "Garnet": checked(garnet_of_seed)}

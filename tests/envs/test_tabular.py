@@ -182,6 +182,30 @@ def test_garnet_refuses(branching):
         garnet(jax.random.key(0), 20, 4, branching)
 
 
+def test_a_walk_along_the_cliff():
+    """Value of the edge's walk by hand: four cells above the cliff, each left with the wind's chance for a fall."""
+    mdp = tabular.ENVIRONMENTS["Cliff"](height=3, width=6, wind=0.1, fall_reward=-10.0)
+    transition, reward = np.asarray(mdp.transition, np.float64), np.asarray(mdp.reward, np.float64)
+    np.testing.assert_allclose(transition[7, 1], 0.9 * np.eye(18)[8] + 0.1 * np.eye(18)[14], atol=1e-6)
+    assert (reward[13:17] == -10.0).all() and (transition[13:17, :, 17] == 1.0).all()
+    np.testing.assert_allclose(transition[11, 2, 17], 1.0)  # nothing is blown past the goal
+    policy = np.where(np.arange(18) == 12, 0, np.where(np.arange(18) % 6 == 5, 2, 1))
+    value = np.zeros(18)
+    for _ in range(200):
+        value = np.where(mdp.terminal, 0.0, reward[np.arange(18), policy] + transition[np.arange(18), policy] @ value)
+    edge = -1.0  # above the goal: one step down
+    for _ in range(
+        4
+    ):  # from the cell left of there to that right of the start: blown off after the move, but not above the goal
+        into_corner = edge == -1.0
+        edge = -1.0 + (edge if into_corner else 0.9 * edge + 0.1 * -10.0)
+    first = -1.0 + 0.9 * edge + 0.1 * -10.0  # from above the start
+    start = (-1.0 + 0.9 * first) / 0.9  # up, or blown back down
+    np.testing.assert_allclose(value[12], start, rtol=1e-6)
+    with pytest.raises(ValueError, match="A cliff needs 2 x 3 cells and a wind from 0 to 1"):
+        tabular.cliff(width=2)
+
+
 def test_environments():
     make_gridworld = tabular.ENVIRONMENTS["Gridworld"]
     assert make_gridworld(height=2, width=3).spec.observation_shape == (6,)
