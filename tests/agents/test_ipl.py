@@ -50,7 +50,7 @@ def data(random_data):
 @pytest.mark.parametrize("values", ipl.VALUES)
 def test_values_of_judgements_have_the_optimal_policy(data, learn_offline, optimal_q, values):
     config = SMALL.replace(values=values)
-    agent, state = learn_offline(ipl, config, GRID, data, 1200)
+    agent, state = learn_offline(ipl, config, GRID, data, 600)
     check_agent(agent, GRID, ipl.source(GRID, config, data))
     num_states = GRID.spec.observation_shape[0]
     action, _, _ = agent.act(state, jnp.eye(num_states), (), jax.random.key(0), False)
