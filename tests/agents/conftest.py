@@ -57,6 +57,28 @@ def optimal_q():
     return solve
 
 
+@pytest.fixture(scope="session")
+def pairs_of_segments():
+    """(advantage [S, A], count, seed) -> steps, first rows [count, 2] of pairs of segments of two steps from anywhere, unpaid, and
+    the sums of their advantages [count, 2]."""
+
+    def draw(advantage, count, seed=0):
+        rng = np.random.default_rng(seed)
+        states, actions = advantage.shape
+        state, action = rng.integers(0, states, (count, 2, 2)), rng.integers(0, actions, (count, 2, 2))
+        steps = Transition(
+            observation=np.eye(states, dtype=np.float32)[state.reshape(-1)],
+            action=action.reshape(-1).astype(np.int32),
+            reward=np.zeros(state.size, np.float32),
+            terminated=np.zeros(state.size, bool),
+            truncated=np.tile([False, True], state.size // 2),
+            next_observation=np.zeros((state.size, states), np.float32),
+        )
+        return steps, np.arange(0, state.size, 2).reshape(count, 2), advantage[state, action].sum(-1)
+
+    return draw
+
+
 class Matching(NamedTuple):
     """Two ways to behave in a deterministic MDP of 3 states and 2 actions that starts in the first, and their steps.
 

@@ -31,23 +31,11 @@ def soft_optimum(alpha):
     return np.asarray(solvers.soft_policy(q, alpha)), np.asarray(q - rule(q)[:, None])
 
 
-def by_regret(alpha, seed=0, count=6000):
+def by_regret(pairs_of_segments, alpha, seed=0, count=6000):
     """Judgements of pairs of two steps, anywhere, with the exact likelihood of each order as its weight."""
     _, advantage = soft_optimum(alpha)
-    rng = np.random.default_rng(seed)
-    states, actions = advantage.shape
-    state, action = rng.integers(0, states, (count, 2, 2)), rng.integers(0, actions, (count, 2, 2))
-    steps = Transition(
-        observation=np.eye(states, dtype=np.float32)[state.reshape(-1)],
-        action=action.reshape(-1).astype(np.int32),
-        reward=np.zeros(state.size, np.float32),
-        terminated=np.zeros(state.size, bool),
-        truncated=np.tile([False, True], state.size // 2),
-        next_observation=np.zeros((state.size, states), np.float32),
-    )
-    score = advantage[state, action].sum(-1)
+    steps, start, score = pairs_of_segments(advantage, count, seed)
     second = 1.0 / (1.0 + np.exp(score[:, 0] - score[:, 1]))
-    start = np.arange(0, state.size, 2).reshape(count, 2)
     twice = lambda x: jnp.asarray(np.concatenate([x, x]))
     feedback = Feedback(
         twice(start),
@@ -80,9 +68,9 @@ def learned(config, data, updates):
     return probabilities(agent, run(data), GRID.spec)
 
 
-def test_plentiful_judgements_by_regret_give_the_optimal_soft_policy():
+def test_plentiful_judgements_by_regret_give_the_optimal_soft_policy(pairs_of_segments):
     """And nothing else would: the same judgements at the wrong alpha give another one."""
-    data = by_regret(alpha=0.3, count=600)
+    data = by_regret(pairs_of_segments, alpha=0.3, count=600)
     optimum, _ = soft_optimum(0.3)
     ends = np.asarray(GRID.terminal)
     distance = lambda config, updates: np.abs(learned(config, data, updates) - optimum)[~ends].sum(1).max()
@@ -179,8 +167,8 @@ def test_a_reference_is_the_clone_and_stays():
     np.testing.assert_allclose(agent.reward(at_first, flat), 0.0, atol=1e-7)
 
 
-def test_its_reward_orders_segments_as_they_were_judged(learn_offline):
-    data = by_regret(alpha=0.3, count=500)
+def test_its_reward_orders_segments_as_they_were_judged(learn_offline, pairs_of_segments):
+    data = by_regret(pairs_of_segments, alpha=0.3, count=500)
     sure = data.feedback.replace(rank=jnp.where(data.feedback.weight[:, None] > 0.5, data.feedback.rank, 0))
     agent, state = learn_offline(cpl, SMALL.replace(alpha=0.3), GRID, data, 200)
     check_agent(agent, GRID, cpl.source(GRID, SMALL, data))

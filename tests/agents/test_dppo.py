@@ -21,30 +21,18 @@ SMALL = dppo.Config(
 )
 
 
-def by_regret(optimal_q, count=4000, seed=0):
+def by_regret(pairs_of_segments, optimal_q, count=4000, seed=0):
     """Segments of two steps from anywhere, and judgements of pairs of them by their sums of optimal advantages."""
     advantage = optimal_q(GRID) - optimal_q(GRID).max(1, keepdims=True)
-    rng = np.random.default_rng(seed)
-    states, actions = advantage.shape
-    state, action = rng.integers(0, states, (count, 2, 2)), rng.integers(0, actions, (count, 2, 2))
-    steps = Transition(
-        observation=np.eye(states, dtype=np.float32)[state.reshape(-1)],
-        action=action.reshape(-1).astype(np.int32),
-        reward=np.zeros(state.size, np.float32),
-        terminated=np.zeros(state.size, bool),
-        truncated=np.tile([False, True], state.size // 2),
-        next_observation=np.zeros((state.size, states), np.float32),
-    )
-    score = advantage[state, action].sum(-1)
+    steps, start, score = pairs_of_segments(advantage, count, seed)
     rank = (score < score.max(1, keepdims=True) - 1e-6).astype(np.int32)
-    start = np.arange(0, state.size, 2).reshape(count, 2)
     whole = jnp.full(start.shape, 2)
     feedback = Feedback(jnp.asarray(start), whole, jnp.asarray(rank), jnp.ones(count), jnp.zeros(count, jnp.int32), 2)
     return dataset_lib.from_transitions(steps).replace(feedback=feedback)
 
 
-def test_plentiful_judgements_by_regret_give_optimal_actions(learn_offline, optimal_q):
-    data = by_regret(optimal_q)
+def test_plentiful_judgements_by_regret_give_optimal_actions(learn_offline, optimal_q, pairs_of_segments):
+    data = by_regret(pairs_of_segments, optimal_q)
     agent, state = learn_offline(dppo, SMALL.replace(bias=1.0), GRID, data, 80)
     check_agent(agent, GRID, dppo.source(GRID, SMALL, data))
     q, going_on = optimal_q(GRID), ~np.asarray(GRID.terminal)
