@@ -58,7 +58,7 @@ def at(law, state, action):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_law_by_chance_is_learned(name):
-    law = learned(HEADS[name])
+    law = learned(HEADS[name], 6_000 if name == "fqf" else 1_500)  # proposed levels move slowly, by their learning rate
     assert distance(at(law, 1, 0), [0.5], [1.0]) < 0.1
     assert distance(at(law, 1, 1), [-2.0, 2.0], [0.5, 0.5]) < 0.25
     assert distance(at(law, 0, 0), [0.45], [1.0]) < 0.25  # it prefers what pays 0.5, which atoms share
