@@ -167,20 +167,13 @@ def test_the_ensemble_learns_to_tell_what_it_was_told():
     assert float(state.agent.accuracy) > 0.97 and share.mean() > 0.9
 
 
-def test_who_skips_all_teaches_nothing():
-    config = pebble.Config(**SMALL).replace(teacher_skip=1.0)  # Pendulum pays 0 at most
+def test_who_skips_all_teaches_nothing_and_several_updates_ask_once():
+    config = pebble.Config(**SMALL | dict(num_updates=2)).replace(teacher_skip=1.0)  # Pendulum pays 0 at most
     learner = train.make(pebble.make(ENV.spec, config), pebble.source(ENV, config))
     start = jax.jit(learner.init)(jax.random.key(0))
     state, _ = jax.jit(learner.run, static_argnums=1)(start, 12)
     assert int(state.agent.count) == 8 and (state.agent.judged.weight == 0.0).all()
     assert same(start.agent.reward.params, state.agent.reward.params)
-
-
-def test_several_updates_ask_once():
-    config = pebble.Config(**SMALL | dict(num_updates=2))
-    learner = train.make(pebble.make(ENV.spec, config), pebble.source(ENV, config))
-    state, _ = jax.jit(learner.run, static_argnums=1)(jax.jit(learner.init)(jax.random.key(0)), 12)
-    assert int(state.agent.count) == 8
 
 
 def test_settings_that_cannot_be_are_refused():
