@@ -17,6 +17,11 @@ jax.config.update("jax_disable_most_optimizations", True)
 jaxtyping.install_import_hook("rljax.losses", "beartype.beartype")
 
 
+def pytest_collection_modifyitems(items):
+    """The notebooks come first: few and long, they would keep one worker busy after the others are done."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 @pytest.fixture
 def float64():
     """The test computes in float64 where its arguments do."""
