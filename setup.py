@@ -48,7 +48,7 @@ setuptools.setup(
     extras_require={
         "dev": [
             "pytest>=8",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.8",
             "beartype>=0.19",
             "ruff>=0.8",
             "setuptools>=77",
