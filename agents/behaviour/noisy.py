@@ -38,4 +38,6 @@ def make(spec: EnvSpec, agent: Agent) -> Agent:
         update=lambda state, batch, key: (state, {}),
         log_prob=None,
         reward=None,
+        reward_memory=(),
+        score=None,
     )

@@ -23,7 +23,6 @@ from rljax.names import nearest
 from rljax.networks import heads
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
-from rljax.networks.heads import Law
 from rljax.networks.policies import (
     Policy,
     critic_losses,
@@ -142,8 +141,7 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
         def td_losses(params, state: State, batch: Sample, key: Key):
             next_value = state_value(state.value.params, steps.next_observation)
             target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
-            law = Law(target[:, None], jnp.ones((len(target), 1)))
-            losses, q = critic_losses(critic, spec, params, steps, law, head)
+            losses, q = critic_losses(critic, spec, params, steps, heads.certain(target), head)
             loss = (batch.weight * losses.sum(axis=0)).mean()
             return loss, {"loss/critic": loss, "critic/q": q.mean()}
 

@@ -86,27 +86,24 @@ class State(NamedTuple):
     updates: Int[Array, ""]
 
 
-LEVELS = {"implicit": "implicit", "fractions": "proposed"}  # of quantiles, by head; other heads ask for none
-
-
 def q_network(spec: EnvSpec, config: Config) -> QNetwork:
     """Raises UserError where levels are asked for and there are no features that they could be joined with."""
-    if config.head in LEVELS and len(config.hidden) < 2 and not config.channels:
+    if config.head in heads.ASKING and len(config.hidden) < 2 and not config.channels:
         raise UserError(f"The head {config.head!r} needs two hidden layers or more, here are {len(config.hidden)}.")
     return QNetwork(
         spec.action.num_actions,
-        heads.of(config).size,
+        heads.of(config, asked=True).size,
         **structure(spec, config),
         layer_norm=config.layer_norm,
         dueling=config.dueling,
         noisy=config.noisy,
-        levels=LEVELS.get(config.head, "fixed"),
+        levels=heads.ASKING.get(config.head, "fixed"),
     )
 
 
 def law(config: Config, output: Output) -> Law:
     """Of the returns of all actions, [B, A, N]."""
-    return heads.of(config).law(output.values, jax.tree.map(lambda x: x[:, None], output.levels))
+    return heads.of(config, asked=True).law(output.values, jax.tree.map(lambda x: x[:, None], output.levels))
 
 
 def env_steps(config: Config, state: State):
@@ -126,7 +123,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         raise UserError(
             f"num_steps={config.num_steps} must be 1 with munchausen=True: each step has a bonus of its own."
         )
-    head, network = heads.of(config), q_network(spec, config)
+    head, network = heads.of(config, asked=True), q_network(spec, config)
     heads.preferred(Law(jnp.zeros(1), jnp.ones(1)), config.preference)  # known by name
     adam = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=config.adam_epsilon)
@@ -190,7 +187,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             best = worth(selector).argmax(axis=-1)
             after = jax.tree.map(lambda x: taken_of(x, best), after)
         if config.one_step:
-            after = Law(heads.preferred(after)[:, None], jnp.ones((len(reward), 1)))
+            after = heads.certain(heads.preferred(after))
         return Law(jax.vmap(distributional.bellman)(reward, batch.discount, after.atoms), after.probs)
 
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:

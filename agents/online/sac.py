@@ -131,7 +131,7 @@ def make(
       entropy_in_target: whether the critics learn soft values; the policy is paid for its entropy in any case.
       num_target_critics: how many of the target critics, drawn anew for each update, a target is the lowest of; the policy
         then follows the mean of all critics. None: the lowest of all, for both.
-      critic_loss: (critic params, state, batch, key) -> (loss, metrics), in place of head's losses and penalty.
+      critic_loss: (critic params, state, batch, key) -> (loss, metrics), in place of the head's losses and the penalty.
       pool: (laws of the return by the target critics [E, N]) -> the target's law [M], for continuous actions.
     Raises:
       UserError: there are not so many critics, or critics of discrete actions are to learn laws.
@@ -190,7 +190,7 @@ def make(
         """Of the return from `observation` on, with the entropy it is paid for, [B, M]."""
         if not continuous:
             value, _ = soft_values(state.policy.params, state.target_critic, price, observation, key, those)
-            return Law(value[:, None], jnp.ones((len(value), 1)))
+            return heads.certain(value)
         action, log_prob = distribution(state.policy.params, observation).sample_and_log_prob(seed=key)
         laws = head.law(outputs_taken(critic, spec, state.target_critic, observation, action, head))
         law = jax.vmap(pool, 1)(jax.tree.map(those, laws))

@@ -97,7 +97,8 @@ def source(env: Env, own: Source, rewards: Callable, config: Any) -> Source:
         own_key, query_key, newness_key = jax.random.split(key, 3)
         experience, progress = state
         experience, sample, metrics = own.next(experience, agent, agent_state, own_key)
-        ring, steps, since = experience[1], progress.steps + own.env_steps, progress.since + own.env_steps
+        _, ring, _ = experience  # actors, replay, priorities: see sources.replay
+        steps, since = progress.steps + own.env_steps, progress.since + own.env_steps
         exploring = steps < config.pretraining
         first = (progress.asked == 0) & ~exploring
         due = first | ((progress.asked > 0) & (since >= config.query_every))

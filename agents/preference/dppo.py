@@ -20,7 +20,7 @@ from rljax import sources
 from rljax.errors import UserError
 from rljax.losses import preference
 from rljax.networks.feed_forward import structure
-from rljax.networks.policies import Policy, distance, log_prob_of, sample_or_mode
+from rljax.networks.policies import Policy, blank_action, distance, log_prob_of, sample_or_mode
 from rljax.networks.segments import SegmentEncoder
 from rljax.record import record, static
 from rljax.types import Agent, Discrete, Env, EnvSpec, Key, Metrics, Model, Source, Transition
@@ -83,9 +83,8 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         policy_key, predictor_key = jax.random.split(key)
         shape = (1, config.segment)
         observation = jnp.zeros((*shape, *spec.observation_shape))
-        action = jnp.zeros((*shape, *spec.action.shape), jnp.int32 if discrete else jnp.float32)
         policy_params = policy.init(policy_key, observation[0])
-        predictor_params = predictor.init(predictor_key, observation, action, jnp.ones(shape, bool))
+        predictor_params = predictor.init(predictor_key, observation, blank_action(spec, *shape), jnp.ones(shape, bool))
         return State(
             Model(policy_params, optimiser.init(policy_params)),
             Model(predictor_params, predictor_optimiser.init(predictor_params)),

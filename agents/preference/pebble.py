@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rljax import distributions, normalize
+from rljax import normalize
 from rljax.agents.online import sac
 from rljax.agents.preference import asking, reward_model
 from rljax.agents.preference.asking import Batch
 from rljax.data import queries
 from rljax.data.feedback import Judged
 from rljax.errors import UserError
+from rljax.networks.policies import blank_action
 from rljax.record import record, signed, static
 from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Model, Source, Transition
 
@@ -101,10 +102,8 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
     def nothing_judged() -> Judged:
         shape = (config.max_judgements, 2, config.segment)
-        action = distributions.uniform_action(spec.action, 1, jax.random.key(0))
         observation, no = jnp.zeros((*shape, *spec.observation_shape)), jnp.zeros(shape, bool)
-        action = jnp.zeros((*shape, *action.shape[1:]), action.dtype)
-        steps = Transition(observation, action, jnp.zeros(shape), no, no, observation)
+        steps = Transition(observation, blank_action(spec, *shape), jnp.zeros(shape), no, no, observation)
         return Judged(steps, no, jnp.zeros(shape[:2], jnp.int32), jnp.zeros(shape[0]), jnp.zeros(shape[0], jnp.int32))
 
     def init(key: Key) -> State:

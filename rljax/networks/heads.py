@@ -102,6 +102,9 @@ def particles(num_atoms: int, bandwidths=tuple(range(1, 11))) -> Head:
     return Head(num_atoms, law, loss)
 
 
+ASKING = {"implicit": "implicit", "fractions": "proposed"}  # heads that ask for levels, and how these are chosen
+
+
 @record
 class Config:
     """What a config has that chooses a head; those of agents with critics extend it."""
@@ -109,14 +112,21 @@ class Config:
     huber_delta: float = 1e6  # error from which on losses are linear: here none; of quantiles it is kappa
     lowest_return: float = signed(-100.0)  # of the categorical head, discounted and as scaled
     highest_return: float = 100.0
-    head: str = static("mean")  # categorical, quantile, implicit, fractions, particles
+    head: str = static("mean")  # categorical, quantile, particles; of DQN also implicit and fractions
     num_atoms: int = static(51)  # of heads that learn a law
 
 
-def of(config) -> Head:
-    """The head that a config chooses; one that is no such `Config` learns means. Raises UserError where there is no such head."""
+def of(config, asked: bool = False) -> Head:
+    """The head that a config chooses; one that is no such `Config` learns means.
+
+    asked: the network can be asked for quantiles at any levels (rljax/networks/values.py).
+    Raises:
+      UserError: there is no such head, or it needs a network that can be asked.
+    """
     if not isinstance(config, Config):
         return mean()
+    if config.head in ASKING and not asked:
+        raise UserError(f"The head {config.head!r} asks its network for levels, as DQN's can be: take 'quantile' here.")
     heads = {
         "mean": lambda: mean(config.huber_delta),
         "categorical": lambda: categorical(config.num_atoms, config.lowest_return, config.highest_return),
@@ -128,6 +138,11 @@ def of(config) -> Head:
     if config.head not in heads:
         raise UserError(f"There is no head {config.head!r}; {nearest(config.head, heads)}")
     return heads[config.head]()
+
+
+def certain(value: Float[Array, "*B"]) -> Law:
+    """The law of a return that is known, [*B, 1]."""
+    return Law(value[..., None], jnp.ones((*value.shape, 1)))
 
 
 def lowest(laws: Law) -> Law:

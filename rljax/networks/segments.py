@@ -1,12 +1,12 @@
 """A whole segment of steps as a few numbers."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from rljax.networks.policies import action_vector
 from rljax.networks.transformer import Transformer
-from rljax.types import Continuous, EnvSpec
+from rljax.types import EnvSpec
 
 
 class SegmentEncoder(nn.Module):
@@ -29,9 +29,7 @@ class SegmentEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Array, action: Array, mask: Bool[Array, "B K"], key=None) -> Float[Array, "B size"]:
-        kind = self.spec.action
-        done = action if isinstance(kind, Continuous) else jax.nn.one_hot(action, kind.num_actions)
-        step = jnp.concatenate([observation.reshape(*mask.shape, -1), done], axis=-1)
+        step = jnp.concatenate([observation.reshape(*mask.shape, -1), action_vector(self.spec, action)], axis=-1)
         place = self.param("place", nn.initializers.normal(0.02), (self.longest, self.width))
         tokens = nn.LayerNorm()(nn.Dense(self.width)(step) + place[: mask.shape[1]])
         seen = Transformer(self.num_layers, self.num_heads, self.dropout, causal=False)(tokens, mask, key)

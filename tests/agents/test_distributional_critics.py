@@ -72,5 +72,7 @@ def test_what_cannot_be_is_refused():
         tqc.make(SPEC, tqc.Config(head="categorical"))
     with pytest.raises(ValueError, match="Soft critics of discrete actions learn means alone"):
         dsac.make(EnvSpec((1,), Discrete(2)), dsac.Config())
+    with pytest.raises(ValueError, match="The head 'implicit' asks its network for levels"):
+        iql.make(SPEC, iql.Config(head="implicit"))
     with pytest.raises(ValueError, match="CQL of discrete actions learns means alone"):
         cql.make(EnvSpec((1,), Discrete(2)), cql.Config(head="quantile"))
