@@ -1,10 +1,12 @@
 """Tests run on eight virtual CPU devices, and hold the array arguments of losses to their declared shapes and dtypes.
 
 Importing rljax first keeps XLA's thread pool large enough for so many devices. Most of a test's time is compiling, so programs
-of this process are compiled with few optimisations; those of the binaries that tests start are compiled as users have them.
+of this process are compiled with few optimisations and by XLA's older, plainer emitters (a third of the time); those of the
+binaries that tests start are compiled as users have them.
 """
 
 import gc
+import os
 
 import jax
 import jaxtyping
@@ -14,6 +16,10 @@ import rljax
 
 rljax.runtime.use_cpu_devices(8)
 jax.config.update("jax_disable_most_optimizations", True)
+FLAGS = os.environ["XLA_FLAGS"]
+os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+jax.devices()  # XLA has read its flags now, and what tests start does not inherit them
+os.environ["XLA_FLAGS"] = FLAGS
 jaxtyping.install_import_hook("rljax.losses", "beartype.beartype")
 
 
