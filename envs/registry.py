@@ -4,6 +4,7 @@
     gymnax/CartPole-v1?observe=0,2&frame_stack=4
     brax/hopper?backend=mjx&episode_length=500
     rljax/PointMaze-umaze
+    tokens/sort-8?dense=true                   completions of tokens, verified
     my_package.my_module:MyEnv?size=7          your own: anything callable that gives an environment
     gymnasium/Hopper-v5                        any of Gymnasium's, stepped on the host: to evaluate and record in
 
@@ -30,7 +31,7 @@ class Family(NamedTuple):
     make: Callable[..., Env]  # (name, **options)
 
 
-FAMILIES = ("gymnax", "brax", "rljax")
+FAMILIES = ("gymnax", "brax", "rljax", "tokens")
 GYMNASIUM = "gymnasium/"
 OWN_MODULES = (
     "pointmaze",

@@ -67,6 +67,7 @@ AGENTS = {
     "max_margin": "rljax.agents.inverse.max_margin",
     "bayesian": "rljax.agents.inverse.bayesian",
     "rhip": "rljax.agents.inverse.rhip",
+    "sft": "rljax.agents.alignment.sft",
 }
 
 

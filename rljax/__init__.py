@@ -16,6 +16,7 @@ from rljax.types import (  # noqa: E402
     Sample,
     Source,
     TimeStep,
+    Tokens,
     Transition,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "Sample",
     "Source",
     "TimeStep",
+    "Tokens",
     "Transition",
     "UserError",
     "record",

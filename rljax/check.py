@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.errors import UserError
-from rljax.types import Agent, Continuous, Env, Source, TimeStep, initial_memory
+from rljax.types import Agent, Continuous, Env, Source, TimeStep, Tokens, initial_memory
 
 
 def check_env(env: Env) -> None:
@@ -38,7 +38,9 @@ def check_agent(agent: Agent, env: Env, source: Source) -> None:
     """Hold an agent to the contract of rljax.types.Agent, on the batches of its source. Raises UserError."""
     key, spec = jax.eval_shape(lambda: jax.random.key(0)), env.spec
     state = jax.eval_shape(agent.init, key)
-    observation, memory = jax.eval_shape(lambda: (jnp.zeros((2, *spec.observation_shape)), initial_memory(agent, 2)))
+    seen = jnp.int32 if isinstance(spec.action, Tokens) else jnp.float32
+    observation = jax.ShapeDtypeStruct((2, *spec.observation_shape), seen)
+    memory = jax.eval_shape(lambda: initial_memory(agent, 2))
     result = jax.eval_shape(lambda *args: agent.act(*args, True), state, observation, memory, key)
     _require(
         isinstance(result, tuple) and len(result) == 3,

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from rljax.errors import UserError
 from rljax.record import record
 
 Key = PRNGKeyArray
@@ -44,17 +45,38 @@ class Continuous:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Completions: an action is up to `length` tokens of a vocabulary at once (see rljax.tokens). Observations are prompts.
+
+    Agents that pick one of some actions, or a point in a box, ask for `num_actions` or `size` and are refused.
+    """
+
+    vocabulary: int
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    @property
+    def num_actions(self) -> int:
+        raise UserError("Actions here are completions of tokens, which need an agent that writes them: grpo, dpo, sft ...")
+
+    size = num_actions
+
+
+@dataclasses.dataclass(frozen=True)
 class EnvSpec:
     """What an agent must know of its environment.
 
     observation_shape: shape of one observation.
-    action: Discrete or Continuous.
+    action: Discrete, Continuous or Tokens.
     episode_length: steps after which an episode is truncated at the latest; None where nothing bounds it.
     costly_reset: a reset costs as much as many steps, so rollouts prepare starts ahead (see rljax.rollout).
     """
 
     observation_shape: tuple[int, ...]
-    action: Discrete | Continuous
+    action: Discrete | Continuous | Tokens
     episode_length: int | None = None
     costly_reset: bool = False
 

@@ -7,7 +7,7 @@ from rljax.envs import make, names, wrappers
 
 
 def test_every_family_has_names():
-    assert {name.partition("/")[0] for name in names()} == {"gymnax", "brax", "rljax"}
+    assert {name.partition("/")[0] for name in names()} == {"gymnax", "brax", "rljax", "tokens"}
     assert {"gymnax/CartPole-v1", "brax/hopper", "rljax/PointMaze-umaze"} <= set(names())
     assert len(set(names())) == len(names())
 

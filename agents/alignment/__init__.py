@@ -1,0 +1,1 @@
+"""Agents that write: policies over completions of tokens."""

@@ -1,0 +1,93 @@
+"""What agents that write share: a language model, the policy that it is compared with, and acting.
+
+A completion is one action (`rljax.types.Tokens`), so prompts are observations and environments, evaluation and binaries are those
+of all other agents.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rljax import completions
+from rljax.networks import language_model
+from rljax.networks.language_model import LanguageModel
+from rljax.record import record, static
+from rljax.tokens import mask
+from rljax.types import EnvSpec, Key, Model, Params
+
+
+@record
+class Config:
+    """A small model, for tasks of digits."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    temperature: float = 1.0  # of exploring completions, and of all log-probabilities
+    width: int = static(64)
+    num_layers: int = static(2)
+    num_heads: int = static(4)
+    num_kv_heads: int = static(0)  # 0: as many as heads
+    dtype: str = static("float32")
+
+
+class State(NamedTuple):
+    """Agents of this folder begin as each other (`--start_from`): supervised first, then by reward."""
+
+    model: Model
+    reference: Params  # of the policy that one should stay near to
+
+
+class Writer(NamedTuple):
+    """network: its logits are those of `language_model.completion_logits`. length: T."""
+
+    network: LanguageModel
+    optimiser: optax.GradientTransformation
+    init: Any
+    act: Any
+    log_prob: Any
+    length: int
+
+
+def make(spec: EnvSpec, config: Config) -> Writer:
+    """The parts of an agent that writes.
+
+    Raises:
+      UserError: actions are no completions, or sizes do not go together.
+    """
+    completions.check(spec)
+    network = LanguageModel(
+        spec.action.vocabulary,
+        config.width,
+        config.num_layers,
+        config.num_heads,
+        config.num_kv_heads,
+        dtype=config.dtype,
+    )
+    language_model.check(network)
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adamw(config.learning_rate, b2=0.95, weight_decay=config.weight_decay),
+    )
+
+    def init(key: Key) -> State:
+        prompt = jnp.ones((1, *spec.observation_shape), jnp.int32)
+        params = network.init(key, prompt, mask(prompt))
+        return State(Model(params, optimiser.init(params)), params)
+
+    def act(state: State, observation, memory, key: Key, explore: bool = True):
+        written = language_model.complete(
+            network, state.model.params, observation, spec.action.length, key, config.temperature, not explore
+        )
+        return written.tokens, memory, {"log_prob": written.log_prob}
+
+    def log_prob(state: State, observation, action, explore: bool = True):
+        logits = language_model.completion_logits(network, state.model.params, observation, action)
+        if explore:
+            return language_model.taken(logits, action, config.temperature).sum(axis=-1)
+        greedy = jnp.where(mask(action), logits.argmax(axis=-1) == action, True).all(axis=-1)
+        return jnp.where(greedy, 0.0, -jnp.inf)
+
+    return Writer(network, optimiser, init, act, log_prob, spec.action.length)

@@ -1,0 +1,128 @@
+"""Questions in tokens with one right answer: `tokens/sort-8`. A whole completion is one action, and its episode ends with it.
+
+    copy-N, reverse-N, sort-N    N digits, to be said as they are, backwards, in order
+    add-N                        the sum of two numbers of N digits, in N + 1 digits
+    modular-N                    the sum of two numbers below N, modulo N; a number is one token
+
+The answer ends with END. Reward 1 for the right answer and 0 for any other; with `dense=true` the share of the answer's tokens that
+stand before the first mistake.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from rljax.record import record, static
+from rljax.tokens import END, NUM_SPECIAL, PAD
+from rljax.types import EnvSpec, Key, TimeStep, Tokens
+
+DIGITS = 10
+EQUALS, PLUS = NUM_SPECIAL + DIGITS, NUM_SPECIAL + DIGITS + 1
+SIZES = (2, 3, 4, 5, 6, 8, 10, 12, 16)
+MODULI = (7, 23, 59, 97)
+
+
+class Task(NamedTuple):
+    """draw: (key) -> prompt [P] and the answer [T] without its END."""
+
+    draw: Callable[[Key], tuple[Array, Array]]
+    vocabulary: int
+
+
+@record
+class Verified:
+    """A task whose answers are verified. The state is the right one."""
+
+    task: Task = static()
+    dense: bool = static(False)
+
+    @property
+    def spec(self) -> EnvSpec:
+        prompt, answer = jax.eval_shape(self.example, jax.random.key(0))
+        return EnvSpec(prompt.shape, Tokens(self.task.vocabulary, answer.shape[0]), episode_length=1)
+
+    def example(self, key: Key) -> tuple[Int[Array, " P"], Int[Array, " T"]]:
+        """A prompt and its right answer."""
+        prompt, answer = self.task.draw(key)
+        return prompt.astype(jnp.int32), jnp.append(answer, END).astype(jnp.int32)
+
+    def reset(self, key: Key) -> tuple[Int[Array, " T"], Int[Array, " P"]]:
+        prompt, answer = self.example(key)
+        return answer, prompt
+
+    def step(self, state: Int[Array, " T"], action: Int[Array, " T"], key: Key) -> tuple[Int[Array, " T"], TimeStep]:
+        del key
+        right = jnp.cumprod(action == state)
+        return state, TimeStep(
+            observation=jnp.zeros(self.spec.observation_shape, jnp.int32),
+            reward=(right.mean() if self.dense else right[-1]).astype(jnp.float32),
+            terminated=jnp.bool_(True),
+            truncated=jnp.bool_(False),
+        )
+
+
+def rearrange(order: Callable[[Array], Array], size: int) -> Task:
+    def draw(key):
+        digits = jax.random.randint(key, (size,), 0, DIGITS)
+        return jnp.append(digits + NUM_SPECIAL, EQUALS), order(digits) + NUM_SPECIAL
+
+    return Task(draw, EQUALS + 1)
+
+
+def add(size: int) -> Task:
+    def draw(key):
+        numbers = jax.random.randint(key, (2, size), 0, DIGITS)
+        carried = lambda carry, digits: jnp.divmod(carry + digits.sum(), DIGITS)
+        carry, total = jax.lax.scan(carried, jnp.int32(0), numbers.T, reverse=True)
+        first, second = numbers + NUM_SPECIAL
+        prompt = jnp.concatenate([first, jnp.array([PLUS]), second, jnp.array([EQUALS])])
+        return prompt, jnp.append(carry, total) + NUM_SPECIAL
+
+    return Task(draw, PLUS + 1)
+
+
+def modular(modulus: int) -> Task:
+    equals = NUM_SPECIAL + modulus
+
+    def draw(key):
+        numbers = jax.random.randint(key, (2,), 0, modulus)
+        return jnp.append(numbers + NUM_SPECIAL, equals), numbers.sum(keepdims=True) % modulus + NUM_SPECIAL
+
+    return Task(draw, equals + 1)
+
+
+TASKS: dict[str, tuple[Callable[[int], Task], tuple[int, ...]]] = {
+    "copy": (functools.partial(rearrange, lambda digits: digits), SIZES),
+    "reverse": (functools.partial(rearrange, lambda digits: digits[::-1]), SIZES),
+    "sort": (functools.partial(rearrange, jnp.sort), SIZES),
+    "add": (add, SIZES),
+    "modular": (modular, MODULI),
+}
+
+
+def names() -> list[str]:
+    return [f"{task}-{size}" for task, (_, sizes) in TASKS.items() for size in sizes]
+
+
+def options(name: str) -> dict[str, Any]:
+    return {"dense": False}
+
+
+def make(name: str, dense: bool = False) -> Verified:
+    return Verified(_task(name), dense)
+
+
+@functools.cache  # equal names are equal programs
+def _task(name: str) -> Task:
+    task, size = name.split("-")
+    return TASKS[task][0](int(size))
+
+
+def text(tokens: Array) -> str:
+    """Digits and signs of copy, reverse, sort and add, for reading; END is a full stop."""
+    signs = {END: ".", EQUALS: "=", PLUS: "+"}
+    return "".join(signs.get(int(x), str(int(x) - NUM_SPECIAL)) for x in tokens if int(x) != PAD)

@@ -1,0 +1,76 @@
+"""Completions of prompts and where they come from: a policy that is asked several times the same, or the right answers.
+
+Q counts prompts, K completions of each, P and T tokens of prompts and completions.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rljax.errors import UserError
+from rljax.metrics import average
+from rljax.parallel import spread
+from rljax.record import record
+from rljax.tokens import mask
+from rljax.types import Env, EnvSpec, Source, Tokens, initial_memory
+
+
+@record
+class Completions:
+    """Groups of completions, each of one prompt, and what they were paid."""
+
+    prompt: Int[Array, "Q P"]
+    tokens: Int[Array, "Q K T"]
+    log_prob: Float[Array, "Q K T"]  # of each token by whom it was drawn; 0 where none stands
+    reward: Float[Array, "Q K"]
+
+
+def groups(env: Env, num_prompts: int, group_size: int) -> Source:
+    """Fresh `Completions` [num_prompts, group_size] of the present policy; a completion is a step of the environment.
+
+    The agent's `act` tells the `log_prob` [B, T] of what it wrote among its extras.
+
+    Raises:
+      UserError: actions of the environment are no completions.
+    """
+    check(env.spec)
+
+    def next_batch(state, agent, agent_state, key):
+        reset_key, act_key, step_key = jax.random.split(key, 3)
+        begun = jax.vmap(env.reset)(jax.random.split(reset_key, num_prompts))
+        env_state, prompt = spread(jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), begun))
+        size = num_prompts * group_size
+        tokens, _, extras = agent.act(agent_state, prompt, initial_memory(agent, size), act_key, True)
+        _, following = jax.vmap(env.step)(env_state, tokens, jax.random.split(step_key, size))
+        grouped = lambda x: x.reshape(num_prompts, group_size, *x.shape[1:])
+        batch = Completions(begun[1], grouped(tokens), grouped(extras["log_prob"]), grouped(following.reward))
+        done = jnp.ones(size, bool)
+        lengths = mask(tokens).sum(axis=-1)
+        finished = {"episode/return": average(following.reward, done), "episode/length": average(lengths, done)}
+        return state, batch, finished
+
+    return Source(lambda agent, key: (), next_batch, env_steps=num_prompts * group_size)
+
+
+def examples(env: Env, num_prompts: int) -> Source:
+    """Prompts and the right answers to them, which the environment tells by `example`: `Completions` [num_prompts, 1] of reward 1.
+
+    Raises:
+      UserError: actions of the environment are no completions, or it does not tell what would be right.
+    """
+    check(env.spec)
+    if not hasattr(env, "example"):
+        raise UserError(f"{type(env).__name__} has no `example`, which tells a prompt and its right answer.")
+
+    def next_batch(state, agent, agent_state, key):
+        prompt, answer = jax.vmap(env.example)(jax.random.split(key, num_prompts))
+        log_prob = jnp.zeros((*answer.shape[:1], 1, *answer.shape[1:]))
+        return state, spread(Completions(prompt, answer[:, None], log_prob, jnp.ones((num_prompts, 1)))), {}
+
+    return Source(lambda agent, key: (), next_batch, env_steps=num_prompts)
+
+
+def check(spec: EnvSpec) -> None:
+    """Raises UserError where actions are no completions."""
+    if not isinstance(spec.action, Tokens):
+        raise UserError(f"Who writes tokens needs an environment of them, as tokens/sort-8; here actions are {spec.action}.")

@@ -1,0 +1,20 @@
+"""Tokens that mean the same everywhere, and which tokens of a completion count.
+
+A prompt [P] is padded before its first token, a completion [T] after its last, which is END unless the limit of T cut it off.
+"""
+
+from jaxtyping import Array, Bool, Int
+
+PAD = 0  # nothing stands here
+END = 1  # the last token of a completion; another one than PAD, so that stopping is learned
+NUM_SPECIAL = 2  # a task's own tokens begin here
+
+
+def mask(tokens: Int[Array, "*S T"]) -> Bool[Array, "*S T"]:
+    """Where tokens stand: END counts, what follows it does not."""
+    return tokens != PAD
+
+
+def ended(completion: Int[Array, "*S T"]) -> Bool[Array, "*S"]:
+    """Whether a completion came to its end by itself, rather than at the limit of its length."""
+    return (completion == END).any(axis=-1)
