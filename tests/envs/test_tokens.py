@@ -1,0 +1,60 @@
+"""Tasks of tokens: their answers by Python, and what is paid."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax import envs
+from rljax.check import check_env
+from rljax.envs.tokens import text
+from rljax.tokens import END, NUM_SPECIAL, PAD, ended, mask
+
+BY_PYTHON = {
+    "copy-4": lambda prompt: prompt,
+    "reverse-4": lambda prompt: prompt[::-1],
+    "sort-4": lambda prompt: "".join(sorted(prompt)),
+    "add-16": lambda prompt: f"{sum(map(int, prompt.split('+'))):017d}",
+}
+
+
+@pytest.mark.parametrize("name", BY_PYTHON)
+def test_right_answers(name):
+    env = envs.make(f"tokens/{name}")
+    check_env(env)
+    prompts, answers = jax.vmap(env.example)(jax.random.split(jax.random.key(0), 50))
+    assert prompts.shape[1:] == env.spec.observation_shape and answers.shape[1:] == env.spec.action.shape
+    assert max(prompts.max(), answers.max()) < env.spec.action.vocabulary
+    for prompt, answer in zip(prompts, answers):
+        assert text(answer) == BY_PYTHON[name](text(prompt).removesuffix("=")) + "."
+
+
+def test_sums_modulo():
+    env = envs.make("tokens/modular-23")
+    prompts, answers = jax.vmap(env.example)(jax.random.split(jax.random.key(0), 50))
+    numbers = np.asarray(prompts)[:, :2] - NUM_SPECIAL
+    np.testing.assert_array_equal(answers[:, 0] - NUM_SPECIAL, numbers.sum(1) % 23)
+    assert (answers[:, 1] == END).all() and env.spec.action.vocabulary == prompts.max() + 1
+
+
+@pytest.mark.parametrize("dense, paid", [(False, [1.0, 0.0, 0.0, 0.0]), (True, [1.0, 0.6, 0.8, 0.0])])
+def test_what_is_paid(dense, paid):
+    """Nothing for an answer that goes on, or stops early; densely, for what stands before the first mistake."""
+    env = envs.make(f"tokens/copy-4?dense={str(dense).lower()}")
+    answer, _ = env.reset(jax.random.key(3))
+    early = answer.at[3].set(END).at[4].set(PAD)
+    on = answer.at[4].set(answer[0])
+    wrong = (answer.at[0].set(END)).at[1:].set(PAD)
+    for action, reward in zip((answer, early, on, wrong), paid):
+        _, following = env.step(answer, action, jax.random.key(0))
+        assert following.reward == pytest.approx(reward) and following.terminated and not following.truncated
+
+
+def test_equal_names_are_equal_programs():
+    assert jax.tree.structure(envs.make("tokens/sort-8")) == jax.tree.structure(envs.make("tokens/sort-8"))
+
+
+def test_what_counts_of_a_completion():
+    tokens = jnp.array([[5, END, PAD], [5, 6, 7]])
+    np.testing.assert_array_equal(mask(tokens), [[True, True, False], [True, True, True]])
+    np.testing.assert_array_equal(ended(tokens), [True, False])

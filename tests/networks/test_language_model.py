@@ -1,0 +1,146 @@
+"""The language model against numpy, and completions against what it says of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax.errors import UserError
+from rljax.networks import language_model
+from rljax.networks.language_model import LanguageModel
+from rljax.tokens import END, PAD, mask
+
+MODEL = LanguageModel(7, width=16, num_layers=2, num_heads=4, num_kv_heads=2, hidden=24)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return of(MODEL)
+
+
+def of(model):
+    """Matrices larger than they begin, so that it matters what is read."""
+    tokens = jnp.ones((1, 3), jnp.int32)
+    params = model.init(jax.random.key(0), tokens, mask(tokens))
+    return jax.tree.map(lambda x: 15.0 * x if x.ndim > 1 else x, params)
+
+
+@pytest.fixture(scope="module")
+def prompt():
+    """Six prompts of up to four tokens, padded before them."""
+    tokens = np.random.default_rng(0).integers(2, 7, (6, 4))
+    tokens[1, :2] = tokens[2, :1] = PAD
+    return jnp.asarray(tokens, jnp.int32)
+
+
+def in_numpy(params, tokens, model):
+    """The logits [S, V] of one sequence without padding, a head and a place at a time."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params["params"])
+    normed = lambda x, name: x / np.sqrt(np.square(x).mean(-1, keepdims=True) + 1e-6) * p[name]["scale"]
+    width, size = model.width, model.width // model.num_heads
+    x = p["Embed_0"]["embedding"][tokens]
+
+    def turned(vector, place):
+        angle = place * model.rotary_base ** (-np.arange(size // 2) / (size // 2))
+        z = (vector[: size // 2] + 1j * vector[size // 2 :]) * np.exp(1j * angle)
+        return np.concatenate([z.real, z.imag])
+
+    for layer in range(model.num_layers):
+        h = normed(x, f"attention_norm_{layer}")
+        query, key, value = (h @ p[f"{name}_{layer}"]["kernel"] for name in ("query", "key", "value"))
+        attended = np.zeros((len(tokens), width))
+        for head in range(model.num_heads):
+            mine = slice(head * size, (head + 1) * size)
+            shared = head // (model.num_heads // model.num_kv_heads)
+            theirs = slice(shared * size, (shared + 1) * size)
+            for s in range(len(tokens)):
+                score = [turned(query[s, mine], s) @ turned(key[t, theirs], t) / np.sqrt(size) for t in range(s + 1)]
+                weight = np.exp(score - np.max(score))
+                attended[s, mine] = (weight / weight.sum()) @ value[: s + 1, theirs]
+        x = x + attended @ p[f"out_{layer}"]["kernel"]
+        h = normed(x, f"norm_{layer}")
+        gate = h @ p[f"gate_{layer}"]["kernel"]
+        x = x + (gate / (1.0 + np.exp(-gate)) * (h @ p[f"up_{layer}"]["kernel"])) @ p[f"down_{layer}"]["kernel"]
+    return normed(x, "final_norm") @ p["Embed_0"]["embedding"].T
+
+
+def test_logits_by_hand(params):
+    tokens = np.array([3, 2, 6, 5, 2])
+    logits, _ = MODEL.apply(params, tokens[None], jnp.ones((1, 5), bool))
+    expected = in_numpy(params, tokens, MODEL)
+    assert expected.std() > 0.5
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_changes_nothing_and_nobody_sees_ahead(params, prompt):
+    completion = jnp.array([[3, 4, END]] * 6)
+    logits = language_model.completion_logits(MODEL, params, prompt, completion)
+    padded = jnp.pad(prompt, ((0, 0), (3, 0)), constant_values=PAD)
+    also = language_model.completion_logits(MODEL, params, padded, completion)
+    np.testing.assert_allclose(logits, also, atol=1e-4)
+    changed = language_model.completion_logits(MODEL, params, prompt, completion.at[:, 1].set(6))
+    np.testing.assert_array_equal(logits[:, :2], changed[:, :2])
+    assert np.abs(logits[:, 2] - changed[:, 2]).max() > 0.1
+
+
+@pytest.mark.parametrize("norm, gated, tied", [("rms", True, True), ("layer", False, False)])
+def test_drawn_as_it_is_scored(prompt, norm, gated, tied):
+    """Log-probabilities told while drawing with the cache are those of the whole completion read at once."""
+    model = LanguageModel(7, width=16, num_layers=2, num_heads=2, norm=norm, gated=gated, tied=tied)
+    params = of(model)
+    many = jnp.tile(prompt, (20, 1))
+    draw = jax.jit(lambda key: language_model.complete(model, params, many, 5, key, 0.7))
+    written = draw(jax.random.key(1))
+    logits = language_model.completion_logits(model, params, many, written.tokens)
+    np.testing.assert_allclose(written.log_prob, language_model.taken(logits, written.tokens, 0.7), atol=1e-4)
+    tokens = np.asarray(written.tokens)
+    ended = (np.cumsum(tokens == END, axis=1) - (tokens == END)) > 0
+    assert ended.any() and not ended.all(axis=1).any()
+    np.testing.assert_array_equal(tokens == PAD, ended)  # after END and nowhere else
+    assert (np.asarray(written.log_prob)[ended] == 0.0).all()
+
+
+def test_drawn_as_often_as_likely(params, prompt):
+    """The first token, and the second after each first, of 8,000 completions of one prompt; four standard deviations."""
+    one = jnp.tile(prompt[:1], (8_000, 1))
+    tokens = np.asarray(
+        jax.jit(lambda key: language_model.complete(MODEL, params, one, 2, key, 2.0).tokens)(jax.random.key(2))
+    )
+    every = jnp.stack([jnp.arange(1, 7), jnp.full(6, END)], axis=1)
+    logits = language_model.completion_logits(MODEL, params, jnp.tile(prompt[:1], (6, 1)), every)
+    law = np.asarray(jax.nn.softmax(logits / 2.0))
+    assert law[0, 0, PAD] == 0.0 and (law[0, 0, 1:] > 0.01).sum() > 2
+    check(tokens[:, 0], law[0, 0])
+    for first in range(2, 7):
+        check(tokens[tokens[:, 0] == first, 1], law[first - 1, 1])
+
+
+def check(drawn, law):
+    frequency = np.bincount(drawn, minlength=7) / max(len(drawn), 1)
+    assert (np.abs(frequency - law) <= 4.0 * np.sqrt(law * (1 - law) / max(len(drawn), 1)) + 1e-6).all()
+
+
+def test_greedy_is_the_likeliest(params, prompt):
+    written = language_model.complete(MODEL, params, prompt, 4, jax.random.key(0), greedy=True)
+    logits = language_model.completion_logits(MODEL, params, prompt, written.tokens)
+    where = np.asarray(mask(written.tokens))
+    np.testing.assert_array_equal(np.asarray(logits.argmax(-1))[where], np.asarray(written.tokens)[where])
+
+
+def test_entropy(params, prompt):
+    logits = language_model.completion_logits(MODEL, params, prompt, jnp.full((6, 1), END))[:, 0]
+    law = np.float64(jax.nn.softmax(logits))[:, 1:]
+    np.testing.assert_allclose(language_model.entropy(logits), -(law * np.log(law)).sum(1), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sizes, sentence",
+    [
+        (dict(width=20, num_heads=4), "width=20 must be a multiple of twice num_heads=4"),
+        (dict(num_heads=4, num_kv_heads=3), "num_kv_heads=3 must divide num_heads=4"),
+        (dict(norm="batch"), "norm='batch' must be rms or layer"),
+    ],
+)
+def test_sizes_that_do_not_go_together(sizes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        language_model.check(LanguageModel(7, **sizes))

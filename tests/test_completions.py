@@ -1,0 +1,74 @@
+"""Groups of completions: who is asked what, and what comes with the answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax import completions, envs
+from rljax.agents.alignment import sft
+from rljax.agents.online import ppo
+from rljax.check import check_agent
+from rljax.errors import UserError
+from rljax.networks import language_model
+
+ENV = envs.make("tokens/copy-2")
+
+
+def test_a_group_answers_one_prompt():
+    agent, source = sft.make(ENV.spec), completions.groups(ENV, 5, 4)
+    check_agent(agent, ENV, source)
+    state = agent.init(jax.random.key(0))
+    _, batch, metrics = jax.jit(lambda key: source.next((), agent, state, key))(jax.random.key(1))
+    assert source.env_steps == 20 and batch.tokens.shape == (5, 4, 3)
+    assert len(np.unique(batch.prompt, axis=0)) == 5 and len(np.unique(batch.tokens.reshape(20, 3), axis=0)) > 10
+    right = jnp.concatenate([batch.prompt[:, :2], jnp.ones((5, 1), jnp.int32)], axis=1)
+    np.testing.assert_array_equal(batch.reward, (batch.tokens == right[:, None]).all(-1))
+    told = agent.log_prob(state, jnp.repeat(batch.prompt, 4, axis=0), batch.tokens.reshape(20, 3))
+    np.testing.assert_allclose(batch.log_prob.sum(-1).reshape(20), told, atol=1e-5)
+    assert metrics["episode/return"].count == 20
+    assert metrics["episode/length"].total == (np.asarray(batch.tokens) > 0).sum()
+
+
+def test_examples_are_right():
+    source = completions.examples(ENV, 30)
+    _, batch, _ = source.next((), None, None, jax.random.key(0))
+    np.testing.assert_array_equal(batch.tokens[:, 0, :2], batch.prompt[:, :2])
+    assert (batch.reward == 1.0).all()
+
+
+def test_who_does_not_write_is_refused_and_who_writes_elsewhere_too():
+    with pytest.raises(UserError, match="Actions here are completions of tokens, which need an agent that writes"):
+        agent = ppo.make(ENV.spec)
+        check_agent(agent, ENV, ppo.source(ENV))
+    elsewhere = envs.make("gymnax/CartPole-v1")
+    for begin in (lambda: sft.make(elsewhere.spec), lambda: completions.groups(elsewhere, 2, 2)):
+        with pytest.raises(UserError, match="Who writes tokens needs an environment of them, as tokens/sort-8"):
+            begin()
+
+
+def test_supervised_loss_by_hand_and_it_learns():
+    config = sft.Config(width=32, num_layers=1, num_prompts=32, learning_rate=3e-3)
+    agent, source = sft.make(ENV.spec, config), sft.source(ENV, config)
+    state = agent.init(jax.random.key(0))
+    _, batch, _ = source.next((), agent, state, jax.random.key(1))
+    _, metrics = agent.update(state, batch, jax.random.key(2))
+    assert float(metrics["loss/policy"]) == pytest.approx(
+        -float(agent.log_prob(state, batch.prompt, batch.tokens[:, 0]).mean()) / 3.0, rel=1e-5
+    )
+
+    @jax.jit
+    def learn(state, key):
+        def step(state, key):
+            draw, update = jax.random.split(key)
+            return agent.update(state, source.next((), agent, state, draw)[1], update)[0], None
+
+        return jax.lax.scan(step, state, jax.random.split(key, 150))[0]
+
+    after = learn(state, jax.random.key(3))
+    _, batch, _ = source.next((), agent, after, jax.random.key(4))
+    greedy, _, _ = agent.act(after, batch.prompt, (), jax.random.key(5), False)
+    assert (greedy == batch.tokens[:, 0]).all(-1).mean() > 0.95
+    np.testing.assert_array_equal(agent.log_prob(after, batch.prompt, greedy, False), np.zeros(32))
+    jax.tree.map(np.testing.assert_array_equal, after.reference, after.model.params)
+    assert language_model.entropy(jnp.zeros(4)) == pytest.approx(np.log(4.0))
