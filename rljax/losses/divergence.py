@@ -114,7 +114,7 @@ def exact(log_prob: Logits, reference: Logits) -> Scalar:
     ).sum()
 
 
-def jensen_shannon(log_prob: Logits, teacher: Logits, beta: Number) -> Scalar:
+def generalised_jensen_shannon(log_prob: Logits, teacher: Logits, beta: Number) -> Scalar:
     """beta KL(teacher, M) + (1 - beta) KL(pi, M) with M = beta teacher + (1 - beta) pi; at 0 KL(teacher, pi), at 1 KL(pi,
     teacher).
 

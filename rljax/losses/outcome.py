@@ -1,7 +1,8 @@
 """Advantages of whole samples from what they were paid: K samples of each of Q prompts, rewards [Q, K] to advantages [Q, K].
 
 The gradient they stand for is the mean over the K samples of A_i grad log pi(y_i). All are interchangeable (`ADVANTAGES`), and
-constants. Where the rewards of a group are equal, estimators with a baseline from the group give exactly 0, rounding or not.
+constants. A group whose rewards are equal has the advantage 0 exactly, rounding or not, where its own baseline is all that is
+taken off (but see `max_rl_full`).
 """
 
 import math
@@ -116,7 +117,7 @@ def pass_at_k_gain(reward: Groups, k: int) -> Groups:
 
 
 def max_rl(reward: Groups, eps: Number = 1e-6) -> Groups:
-    """(r - mean) / (mean + eps) of rewards 0 and 1, as released with MaxRL, Tajwar et al., 2026, "Maximum likelihood
+    """(r - mean) / (mean + eps) of rewards 0 and 1, as released with MaxRL, Tajwar et al., "Maximum likelihood
     reinforcement learning".
 
     It ascends sum_k pass@k / k up to k = K - 1 exactly: a group without a success is dropped, and its baseline with it.
@@ -172,7 +173,7 @@ def canon(reward: Groups, metric: Groups, share: Number = 0.5, tilt: Number = 1.
     """Groups are halved by a metric (entropy, length), and compared with the other half (`share`) and with their own (the
     rest).
 
-    CANON, arXiv of 2025, "Conditional advantage estimation for reinforcement learning in large reasoning models", from its
+    CANON, 2025, "Conditional advantage estimation for reinforcement learning in large reasoning models", from its
     code. share 1/2 is the mean baseline exactly. Across the halves, the rewards of the upper count `tilt` times: below 1 a low
     metric is preferred. Equal metrics are halved by position.
     """

@@ -202,9 +202,8 @@ class Options:
     kl_coefficient: float = 1.0  # mirror_descent
 
 
-def _cispo(lowest, highest):
-    pick = lambda p, r, a, o: jax.vmap(weighted_likelihood, (0, 0, 0, None, None))(p, r, a, lowest(o), highest(o))
-    return lambda p, r, a, m, o: pick(p, r, a, o)
+def _cispo(log_prob, log_ratio, advantage, lowest, highest):
+    return jax.vmap(weighted_likelihood, (0, 0, 0, None, None))(log_prob, log_ratio, advantage, lowest, highest)
 
 
 # (log_prob, log_ratio, advantage, mask, options) -> loss [T]. CISPO's bound is said in two ways, and either's number is wrong
@@ -216,8 +215,8 @@ SURROGATES = {
     "ppo": lambda p, r, a, m, o: _tokenwise(clipped_surrogate)(r, a, o.clip_low, o.clip_high),
     "dual_clip": lambda p, r, a, m, o: _tokenwise(dual_clip)(r, a, o.clip_low, o.clip_high, o.dual),
     "two_sided": lambda p, r, a, m, o: _tokenwise(two_sided)(r, a, o.clip_low, o.clip_high, o.delta),
-    "cispo_absolute": _cispo(lambda o: 0.0, lambda o: o.highest_ratio),
-    "cispo_clip": _cispo(lambda o: 1.0 - o.clip_low, lambda o: 1.0 + o.clip_high),
+    "cispo_absolute": lambda p, r, a, m, o: _cispo(p, r, a, 0.0, o.highest_ratio),
+    "cispo_clip": lambda p, r, a, m, o: _cispo(p, r, a, 1.0 - o.clip_low, 1.0 + o.clip_high),
     "gspo": lambda p, r, a, m, o: gspo(r, a, m, o.clip_low, o.clip_high),
     "gspo_token": lambda p, r, a, m, o: gspo_token(r, a, m, o.clip_low, o.clip_high),
     "gmpo": lambda p, r, a, m, o: gmpo(r, a, m, o.clip_low, o.clip_high),

@@ -148,6 +148,20 @@ def test_values_of_estimators():
         np.testing.assert_allclose(lib.ESTIMATORS[name](jnp.asarray(d), jnp.zeros(3)), value, atol=1e-12)
 
 
+def test_references_and_rewards_are_constants():
+    x, y = jnp.array([-1.0, -2.0]), jnp.array([-1.5, -0.7])
+    no_gradient = [
+        (lambda q: lib.loss("k2", x, q), y),
+        (lambda q: lib.weighted_loss("k1", x, q, x), y),
+        (lambda mu: lib.weighted_loss("k1", x, y, mu), x),
+        (lambda p: lib.penalised("k1", jnp.zeros(2), p, y, 1.0), x),
+        (lambda p: lib.pseudo_reward("kl", p, y), x),
+        (lambda q: lib.on_reference_samples("kl", x, q), y),
+    ]
+    for f, at in no_gradient:
+        np.testing.assert_array_equal(jax.grad(lambda z, f=f: f(z).sum())(at), 0.0)
+
+
 def test_estimators_far_away_are_finite():
     for name in lib.ESTIMATORS:
         for d in -500.0, 500.0:
@@ -186,7 +200,7 @@ def test_exact_divergence_of_a_state():
 
 def test_generalised_jensen_shannon():
     student, teacher = np.array([0.2, 0.5, 0.3]), np.array([0.6, 0.3, 0.1])
-    of = lambda beta: float(lib.jensen_shannon(jnp.log(student), jnp.log(teacher), beta))
+    of = lambda beta: float(lib.generalised_jensen_shannon(jnp.log(student), jnp.log(teacher), beta))
     divergence = lambda p, q: (p * np.log(p / q)).sum()
     assert of(0.0) == pytest.approx(divergence(teacher, student))
     assert of(1.0) == pytest.approx(divergence(student, teacher))
@@ -195,7 +209,7 @@ def test_generalised_jensen_shannon():
         assert of(beta) == pytest.approx(beta * divergence(teacher, middle) + (1 - beta) * divergence(student, middle))
     assert of(1e-6) / 1e-6 == pytest.approx(divergence(teacher, student), rel=1e-4)
     for beta in 0.0, 0.4, 1.0:
-        slope = jax.jit(jax.grad(lib.jensen_shannon))(jnp.log(student), jnp.log(teacher), beta)
+        slope = jax.jit(jax.grad(lib.generalised_jensen_shannon))(jnp.log(student), jnp.log(teacher), beta)
         assert np.isfinite(slope).all()
 
 
