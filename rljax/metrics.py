@@ -19,6 +19,11 @@ def average(values: Array, where: Array) -> Average:
     return Average(jnp.where(where, values, 0.0).sum(), where.sum().astype(jnp.float32))
 
 
+def mean(of: Average) -> Array:
+    """What a loss makes of an average: total / count, and 0 where nothing was counted."""
+    return of.total / jnp.maximum(of.count, 1.0)
+
+
 def reduce(metrics: dict, axis: int = 0) -> dict[str, Array]:
     """Stacked metrics [K] of K iterations to one number each."""
 

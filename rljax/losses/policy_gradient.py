@@ -8,17 +8,19 @@ Scalar = Float[Array, ""]
 Number = Scalar | float  # a hyperparameter, traced or not
 
 
-def clipped_surrogate(log_ratio: Scalar, advantage: Scalar, clip: Number) -> Scalar:
+def clipped_surrogate(log_ratio: Scalar, advantage: Scalar, clip: Number, clip_high: Number | None = None) -> Scalar:
     """PPO's pessimistic surrogate, as a loss. Schulman et al., 2017 (arXiv:1707.06347), equation 7.
 
     Args:
       log_ratio: log pi(a|s) - log pi_behaviour(a|s).
       advantage: of the action taken; a constant.
       clip: how far from 1 the ratio may go before it stops paying.
+      clip_high: how far upwards, where that differs (DAPO: Yu et al., 2025, arXiv:2503.14476).
     """
     chex.assert_rank([log_ratio, advantage], 0)
     ratio = jnp.exp(log_ratio)
-    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
+    kept = jnp.clip(ratio, 1.0 - clip, 1.0 + (clip if clip_high is None else clip_high))
+    return -jnp.minimum(ratio * advantage, kept * advantage)
 
 
 def clipped_value_loss(value: Scalar, old_value: Scalar, target: Scalar, clip: Number) -> Scalar:
