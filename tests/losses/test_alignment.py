@@ -200,6 +200,9 @@ def test_ktos_reference_is_a_constant_and_not_negative():
     value, gradient = jax.value_and_grad(loss)(jnp.array(-1.0))
     assert float(value) == pytest.approx(1.0 - sure)
     assert float(gradient) == pytest.approx(-0.5 * sure * (1.0 - sure))  # and 0 if the point moved along
+    assert not jax.grad(lib.reference_point)(jnp.array([0.5, 0.1])).any()
+    by_point = jax.grad(lambda point: lib.kto(jnp.array(-1.0), jnp.array(-2.0), jnp.array(True), point))
+    assert by_point(jnp.array(0.3)) == 0.0
 
 
 def test_lambda_loss_by_loops():
