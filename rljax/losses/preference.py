@@ -4,6 +4,8 @@ Every likelihood takes scores [G], ranks [G] (0 is the best, equal ranks are a t
 interchangeable (`LIKELIHOODS`). What a score is, is the method's: a sum of learned rewards, alpha log pi, Q - gamma V', ...
 """
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -37,22 +39,31 @@ def pairwise(scores: Scores, ranks: Ranks, bias: Number = 1.0) -> Scalar:
     return (share * losses).sum() / jnp.maximum(share.sum(), 1.0)
 
 
+def hinged(better: Scalar, worse: Scalar, margin: Number = 1.0) -> Scalar:
+    """max(margin - (better - worse), 0).
+
+    Of scores that are distances from an anchor, turned round, it is the triplet loss: Schroff et al., 2015 (arXiv:1503.03832)."""
+    chex.assert_rank([better, worse], 0)
+    return jnp.maximum(margin - (better - worse), 0.0)
+
+
+def over_decided(pair: Callable[[Scalar, Scalar], Scalar], scores: Scores, ranks: Ranks) -> Scalar:
+    """The mean of pair(better, worse) over the pairs that are no tie; 0, with a gradient of 0, where all are."""
+    chex.assert_equal_shape([scores, ranks])
+    ahead = ranks[:, None] < ranks
+    better, worse = jnp.where(ahead, scores[:, None], 0.0), jnp.where(ahead, scores, 0.0)  # the rest must not overflow
+    losses = jax.vmap(jax.vmap(pair))(better, worse)
+    return jnp.where(ahead, losses, 0.0).sum() / jnp.maximum(ahead.sum(), 1)
+
+
 def decided(scores: Scores, ranks: Ranks, bias: Number = 1.0) -> Scalar:
     """The mean of `contrast` over the pairs that are no tie; 0 where all are."""
-    chex.assert_equal_shape([scores, ranks])
-    losses = jax.vmap(jax.vmap(contrast, (None, 0, None)), (0, None, None))(scores, scores, bias)
-    share = (ranks[:, None] < ranks).astype(jnp.float32)
-    return (share * losses).sum() / jnp.maximum(share.sum(), 1.0)
+    return over_decided(lambda better, worse: contrast(better, worse, bias), scores, ranks)
 
 
 def hinge(scores: Scores, ranks: Ranks, margin: Number = 1.0) -> Scalar:
-    """The mean of max(margin - (u - v), 0) over the pairs that are no tie, u being the better; 0 where all are.
-
-    Of scores that are distances from an anchor, turned round, it is the triplet loss: Schroff et al., 2015 (arXiv:1503.03832)."""
-    chex.assert_equal_shape([scores, ranks])
-    losses = jnp.maximum(margin - (scores[:, None] - scores), 0.0)
-    share = (ranks[:, None] < ranks).astype(jnp.float32)
-    return (share * losses).sum() / jnp.maximum(share.sum(), 1.0)
+    """The mean of `hinged` over the pairs that are no tie; 0 where all are."""
+    return over_decided(lambda better, worse: hinged(better, worse, margin), scores, ranks)
 
 
 def davidson(scores: Scores, ranks: Ranks, tie: Number = 1.0) -> Scalar:

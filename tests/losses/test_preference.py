@@ -67,6 +67,14 @@ def test_hinges_are_content_with_a_margin():
     assert lib.hinge(scores, jnp.zeros(3, jnp.int32), 1.0) == 0.0
 
 
+def test_pairs_that_are_not_decided_cannot_overflow():
+    """e^(worse - better) is infinite in the order that nobody judged."""
+    loss = lambda scores: lib.over_decided(lambda u, v: jnp.exp(v - u), scores, jnp.array([1, 0, 1]))
+    value, gradient = jax.value_and_grad(loss)(jnp.array([-200.0, 0.0, -1.0]))
+    np.testing.assert_allclose(value, np.exp(-1.0) / 2, rtol=1e-5)
+    np.testing.assert_allclose(gradient, [0.0, -np.exp(-1.0) / 2, np.exp(-1.0) / 2], rtol=1e-5)
+
+
 def test_linear_is_a_share():
     found = jnp.exp(-lib.linear(jnp.array([3.0, 1.0]), jnp.array([0, 1]), 0.0))
     assert float(found) == pytest.approx(0.75)
