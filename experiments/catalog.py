@@ -68,6 +68,21 @@ AGENTS = {
     "bayesian": "rljax.agents.inverse.bayesian",
     "rhip": "rljax.agents.inverse.rhip",
     "sft": "rljax.agents.alignment.sft",
+    "dpo": "rljax.agents.alignment.dpo",
+    "grpo": "rljax.agents.alignment.grpo",
+    "rloo": "rljax.agents.alignment.rloo",
+    "dr_grpo": "rljax.agents.alignment.dr_grpo",
+    "dapo": "rljax.agents.alignment.dapo",
+    "gspo": "rljax.agents.alignment.gspo",
+    "gmpo": "rljax.agents.alignment.gmpo",
+    "cispo": "rljax.agents.alignment.cispo",
+    "reinforce_plus_plus": "rljax.agents.alignment.reinforce_plus_plus",
+    "opo": "rljax.agents.alignment.opo",
+    "gpg": "rljax.agents.alignment.gpg",
+    "bnpo": "rljax.agents.alignment.bnpo",
+    "canon": "rljax.agents.alignment.canon",
+    "max_rl": "rljax.agents.alignment.max_rl",
+    "nft": "rljax.agents.alignment.nft",
 }
 
 

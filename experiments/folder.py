@@ -170,16 +170,15 @@ def initial_agents(run_dir: str | pathlib.Path, program: Program) -> Any:
     """The states of a run's last checkpoint as those that the runs of `program` begin with: for each the one of its seed, [runs].
 
     Raises:
-      UserError: there is no run or checkpoint; it is of another agent, environment or size of network, of a sweep, or lacks a
-        seed.
+      UserError: there is no run or checkpoint; its agents' states are of another kind or size, it is of another environment, of a
+        sweep, or lacks a seed.
     """
     plan, before = program.plan, Folder(run_dir).plan()
-    for what in ("agent", "env"):
-        if getattr(before, what) != getattr(plan, what):
-            raise UserError(
-                f"--start_from={run_dir} is a run of {before.agent} on {before.env}; it cannot go on as "
-                f"{plan.agent} on {plan.env}."
-            )
+    other = UserError(
+        f"--start_from={run_dir} is a run of {before.agent} on {before.env}; it cannot go on as {plan.agent} on {plan.env}."
+    )
+    if before.env != plan.env:
+        raise other
     if catalog.fields(program.config).get("anneal_learning_rate"):
         raise UserError(
             f"--start_from={run_dir} has agents whose learning rate has fallen to 0; there is nothing to go on by."
@@ -187,6 +186,10 @@ def initial_agents(run_dir: str | pathlib.Path, program: Program) -> Any:
     trained, states = _seed_by_seed("start_from", run_dir, program)
     shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     one = jax.eval_shape(lambda key: program.agent(program.points[0]).init(key), jax.random.key(0))
+    if jax.tree.structure(trained.states) != jax.tree.structure(
+        one
+    ):  # agents whose states are alike may go on as each other
+        raise other
     if shape(parallel.select(trained.states, 0)) != shape(one):
         raise UserError(
             f"--start_from={run_dir} has agents of another shape than {plan.agent} has with these settings."

@@ -73,4 +73,6 @@ def examples(env: Env, num_prompts: int) -> Source:
 def check(spec: EnvSpec) -> None:
     """Raises UserError where actions are no completions."""
     if not isinstance(spec.action, Tokens):
-        raise UserError(f"Who writes tokens needs an environment of them, as tokens/sort-8; here actions are {spec.action}.")
+        raise UserError(
+            f"Who writes tokens needs an environment of them, as tokens/sort-8; here actions are {spec.action}."
+        )

@@ -60,7 +60,9 @@ class Tokens:
 
     @property
     def num_actions(self) -> int:
-        raise UserError("Actions here are completions of tokens, which need an agent that writes them: grpo, dpo, sft ...")
+        raise UserError(
+            "Actions here are completions of tokens, which need an agent that writes them: grpo, dpo, sft ..."
+        )
 
     size = num_actions
 

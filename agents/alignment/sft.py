@@ -1,7 +1,7 @@
 """Supervised fine-tuning: the likelihood of right answers, which the environment tells. What reinforcement learning begins from.
 
-    train --agent=sft --env=tokens/sort-8 --steps=10000 --run_dir=runs/sft
-    train --agent=grpo --start_from=runs/sft ...
+train --agent=sft --env=tokens/sort-8 --steps=10000 --run_dir=runs/sft
+train --agent=grpo --start_from=runs/sft ...
 """
 
 import jax.numpy as jnp

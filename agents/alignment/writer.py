@@ -6,7 +6,6 @@ of all other agents.
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 

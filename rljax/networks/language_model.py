@@ -1,7 +1,7 @@
-"""A decoder-only language model, and completions drawn from it. Rotary positions, gated or plain layers, a cache of keys and values.
+"""A decoder-only language model, and completions drawn from it with a cache of keys and values.
 
-Su et al., 2021 (rotary positions, arXiv:2104.09864); Shazeer, 2020 (gated layers, arXiv:2002.05202); Ainslie et al., 2023 (keys shared
-by queries, arXiv:2305.13245); Zhang & Sennrich, 2019 (root mean square normalisation, arXiv:1910.07467).
+Su et al., 2021 (rotary positions, arXiv:2104.09864); Shazeer, 2020 (gated layers, arXiv:2002.05202); Ainslie et al., 2023 (keys
+shared by queries, arXiv:2305.13245); Zhang & Sennrich, 2019 (root mean square normalisation, arXiv:1910.07467).
 
 Products are taken of [B * S, width], in which XLA's CPU client makes their gradients at a third of the cost of [B, S, width].
 """
@@ -25,8 +25,8 @@ Cache = tuple[tuple[Array, Array], ...]  # for each layer keys and values, [B, S
 class LanguageModel(nn.Module):
     """(tokens [B, S], visible [B, S']) -> logits [B, S, vocabulary] of the token after each, and the keys and values.
 
-    Without a cache S' is S. With one, of S' places, tokens are those at `start` and after it; a token sees the visible ones up to its
-    own place. Positions count visible tokens, so what is padded before a prompt changes nothing.
+    Without a cache S' is S. With one, of S' places, tokens are those at `start` and after it; a token sees the visible ones up to
+    its own place. Positions count visible tokens, so what is padded before a prompt changes nothing.
 
     Args:
       hidden: units between the two products of a layer; by default 4 width, gated 8/3 width.

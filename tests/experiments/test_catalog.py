@@ -17,24 +17,22 @@ from rljax.experiments import catalog
 from rljax.experiments.plan import Plan, Program
 from rljax.sources import Demonstrator
 
-ENVS = {name: make(name) for name in ("gymnax/CartPole-v1", "gymnax/Pendulum-v1", "rljax/Gridworld")}
+ENVS = {name: make(name) for name in ("gymnax/CartPole-v1", "gymnax/Pendulum-v1", "rljax/Gridworld", "tokens/copy-2")}
 CONTINUOUS_ONLY = ("td3", "td3_bc", "sac_n", "lipschitz_bc", "rot", "tqc", "dsac", "d4pg")
 DISCRETE_ONLY = ("dqn", "pqn", "c51", "qr_dqn", "iqn", "fqf", "mmd_dqn", "os_c51", "rainbow")
 FINITE_ONLY = ("max_causal_entropy", "max_entropy", "apprenticeship", "max_margin", "bayesian")
 ROADS_ONLY = ("rhip",)
+WRITERS = tuple(name for name, path in catalog.AGENTS.items() if path.startswith("rljax.agents.alignment."))
 NOT_IN = {
-    "gymnax/CartPole-v1": CONTINUOUS_ONLY + FINITE_ONLY + ROADS_ONLY,
-    "gymnax/Pendulum-v1": (*DISCRETE_ONLY, *FINITE_ONLY, *ROADS_ONLY),
+    "gymnax/CartPole-v1": CONTINUOUS_ONLY + FINITE_ONLY + ROADS_ONLY + WRITERS,
+    "gymnax/Pendulum-v1": (*DISCRETE_ONLY, *FINITE_ONLY, *ROADS_ONLY, *WRITERS),
     "rljax/Gridworld": CONTINUOUS_ONLY + ROADS_ONLY,
+    "tokens/copy-2": ("ppo", "sac", "dqn", "td3"),
 }
 
+SOME = {"rljax/Gridworld": FINITE_ONLY, "tokens/copy-2": (*WRITERS, *NOT_IN["tokens/copy-2"])}
 
-CASES = [
-    (name, env_name)
-    for env_name in ENVS
-    for name in catalog.AGENTS
-    if env_name != "rljax/Gridworld" or name in FINITE_ONLY
-]
+CASES = [(name, env_name) for env_name in ENVS for name in catalog.AGENTS if name in SOME.get(env_name, catalog.AGENTS)]
 
 
 @pytest.mark.parametrize("name, env_name", [*CASES, ("td3", "rljax/Gridworld"), ("rhip", "rljax/Gridworld")])
