@@ -17,32 +17,32 @@ SMALL = dict(width=16, num_layers=1, num_heads=2, num_prompts=4, group_size=3)
 def test_its_loss_by_hand():
     """All pairs of a group that differ, of a policy that is no longer its reference; a group without a difference is left out."""
     agent = dpo.make(ENV.spec, dpo.Config(**SMALL, beta=0.7))
-    state = agent.init(jax.random.key(0))
+    state = jax.jit(agent.init)(jax.random.key(0))
     state = state._replace(reference=jax.tree.map(lambda x: 1.5 * x, state.reference))
     prompt = jnp.asarray(np.random.default_rng(0).integers(2, 12, (4, 3)), jnp.int32)
     many = jnp.repeat(prompt, 3, axis=0)
-    tokens, _, extras = agent.act(state, many, (), jax.random.key(1), True)
+    tokens, _, extras = jax.jit(lambda state: agent.act(state, many, (), jax.random.key(1), True))(state)
     reward = jnp.float32([[1, 0, 0], [0.5, 1, 0], [1, 1, 1], [0, 1, 1]])
     batch = Completions(prompt, tokens.reshape(4, 3, 3), extras["log_prob"].reshape(4, 3, 3), reward)
-    _, metrics = agent.update(state, batch, jax.random.key(2))
+    _, metrics = jax.jit(agent.update)(state, batch, jax.random.key(2))
 
-    log_prob = np.float64(agent.log_prob(state, many, tokens)).reshape(4, 3)
-    of_reference = state._replace(model=state.model._replace(params=state.reference))
-    ahead = log_prob - np.float64(agent.log_prob(of_reference, many, tokens)).reshape(4, 3)
+    read = jax.jit(
+        lambda params: agent.log_prob(state._replace(model=state.model._replace(params=params)), many, tokens)
+    )
+    ahead = (np.float64(read(state.model.params)) - np.float64(read(state.reference))).reshape(4, 3)
     pairs = {0: [(0, 1), (0, 2)], 1: [(1, 0), (1, 2), (0, 2)], 3: [(1, 0), (2, 0)]}
     losses = [np.mean([np.log1p(np.exp(-0.7 * (ahead[q, i] - ahead[q, j]))) for i, j in p]) for q, p in pairs.items()]
     assert float(metrics["loss/policy"]) == pytest.approx(np.mean(losses), rel=1e-4)
     assert np.abs(ahead).max() > 0.05 and metrics["group/mixed"] == 0.75
 
 
-@pytest.mark.parametrize("method, beta", [("dpo", 0.1), ("simpo", 2.0)])
-def test_it_learns(method, beta):
-    config = dpo.Config(width=32, num_layers=1, num_heads=2, learning_rate=3e-3, method=method, beta=beta)
+def test_it_learns():
+    config = dpo.Config(width=32, num_layers=1, num_heads=2, learning_rate=3e-3)
     agent, source = dpo.make(ENV.spec, config), dpo.source(ENV, config)
     learner = train.make(agent, source)
     state, _ = jax.jit(lambda key: learner.run(learner.init(key), 120))(jax.random.key(0))
     prompt, answer = jax.vmap(ENV.example)(jax.random.split(jax.random.key(1), 200))
-    greedy, _, _ = agent.act(state.agent, prompt, (), jax.random.key(2), False)
+    greedy = jax.jit(lambda state: agent.act(state, prompt, (), jax.random.key(2), False)[0])(state.agent)
     assert jnp.cumprod(greedy == answer, axis=1).mean() > 0.5
 
 

