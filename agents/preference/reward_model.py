@@ -70,6 +70,20 @@ class Config:
     num_updates: int = static(8)  # on batches drawn together
 
 
+def beside_policy(config: Any) -> Config:
+    """The settings of the reward among those of an agent that learns it beside a policy (pebble.Config, dip_rl.Config)."""
+    return Config(
+        learning_rate=config.reward_learning_rate,
+        weight_decay=config.reward_weight_decay,
+        segment=config.segment,
+        num_models=config.num_models,
+        hidden=config.reward_hidden,
+        channels=config.channels,
+        activation=config.reward_activation,
+        dtype=config.dtype,
+    )
+
+
 def make(spec: EnvSpec, config: Config = Config(), symbols: Symbols | None = None) -> Agent:
     """A reward of what is seen and done, for any actions. Reads `Judged` [B, G, K] at a time; its state is the networks' Model.
 
