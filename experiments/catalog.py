@@ -54,6 +54,7 @@ AGENTS = {
     "oppo": "rljax.agents.preference.oppo",
     "ipl": "rljax.agents.preference.ipl",
     "pebble": "rljax.agents.preference.pebble",
+    "dip_rl": "rljax.agents.preference.dip_rl",
     "reward_model": "rljax.agents.preference.reward_model",
     "mil": "rljax.agents.preference.mil",
     "rot": "rljax.agents.imitation.rot",

@@ -74,19 +74,6 @@ class State(NamedTuple):
     newness: normalize.RunningStatistics
 
 
-def reward_config(config: Config) -> reward_model.Config:
-    return reward_model.Config(
-        learning_rate=config.reward_learning_rate,
-        weight_decay=config.reward_weight_decay,
-        segment=config.segment,
-        num_models=config.num_models,
-        hidden=config.reward_hidden,
-        channels=config.channels,
-        activation=config.reward_activation,
-        dtype=config.dtype,
-    )
-
-
 def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     """For any actions. Reads a `Batch`.
 
@@ -97,7 +84,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         raise UserError(f"num_steps={config.num_steps} must be 1: each step is paid anew whenever it is drawn.")
     queries.check(config.selection)
     policy = sac.make(spec, config)
-    model = reward_model.make(spec, reward_config(config))
+    model = reward_model.make(spec, reward_model.beside_policy(config))
     batch_size = min(config.reward_batch_size, config.max_judgements)
 
     def nothing_judged() -> Judged:
@@ -188,6 +175,6 @@ def correlation(x: Float[Array, " B"], y: Float[Array, " B"]) -> Float[Array, ""
 
 def source(env: Env, config: Config = Config()) -> Source:
     """A replay of the agent's own steps, and now and then judgements of segments from it; its steps are the environment's."""
-    model = reward_model.networks(env.spec, reward_config(config))
+    model = reward_model.networks(env.spec, reward_model.beside_policy(config))
     rewards = lambda params, steps: model.reward(params, steps)[0]
     return asking.source(env, sac.source(env, config), rewards, config)

@@ -10,6 +10,10 @@ the dataset with rewards told anew. Several networks learn from the same judgeme
 
 The latter two judge a step by those before it (`Agent.reward_memory`): data are paid episode by episode, in time order, and
 environments remember their own. A policy that sees but the present step may then be unable to know what it is paid for.
+
+With `symbols` (rljax/symbols.py) there is a prior beside the likelihood: PRIOR, Verma & Metcalf, 2022, arXiv:2210.09151, in our
+reading. A segment's predicted return is shared out by how often states like a step's were preferred (rljax/losses/credit.py), as
+counted in the batch, and steps' rewards are drawn towards their shares. It needs rewards whose sum is the score.
 """
 
 from typing import Any
@@ -20,9 +24,10 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from rljax import distributions, sources
+from rljax import symbols as symbols_lib
 from rljax.data.feedback import Judged
 from rljax.errors import UserError
-from rljax.losses import preference
+from rljax.losses import credit, preference
 from rljax.names import nearest
 from rljax.networks import sequence_rewards
 from rljax.networks.ensemble import ensemble
@@ -30,6 +35,7 @@ from rljax.networks.feed_forward import FeedForward, structure
 from rljax.networks.policies import critic_size, init_critic, q_taken
 from rljax.networks.sequence_rewards import PreferenceTransformer, Recurrent, SequenceReward
 from rljax.record import record, static
+from rljax.symbols import Symbols
 from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Model, Source, Transition
 from rljax.updates import descend
 
@@ -43,7 +49,9 @@ class Config:
     learning_rate: float = 3e-4
     weight_decay: float = 0.0
     bias: float = 1.0  # the likelihood's number
+    prior_weight: float = 1.0  # of the prior, where there is one
     likelihood: str = static("pairwise")
+    symbols: str = static("none")  # that the prior counts by: `states` or `projections`
     score: str = static("sum")
     bounded: bool = static(True)  # rewards lie in (-1, 1), by a tanh; not the transformer's, whose weights sum to 1
     segment: int = static(64)  # steps, cut out of longer ones; the transformer's whole memory
@@ -62,17 +70,46 @@ class Config:
     num_updates: int = static(8)  # on batches drawn together
 
 
-def make(spec: EnvSpec, config: Config = Config()) -> Agent:
+def beside_policy(config: Any) -> Config:
+    """The settings of the reward among those of an agent that learns it beside a policy (pebble.Config, dip_rl.Config)."""
+    return Config(
+        learning_rate=config.reward_learning_rate,
+        weight_decay=config.reward_weight_decay,
+        segment=config.segment,
+        num_models=config.num_models,
+        hidden=config.reward_hidden,
+        channels=config.channels,
+        activation=config.reward_activation,
+        dtype=config.dtype,
+    )
+
+
+def make(spec: EnvSpec, config: Config = Config(), symbols: Symbols | None = None) -> Agent:
     """A reward of what is seen and done, for any actions. Reads `Judged` [B, G, K] at a time; its state is the networks' Model.
 
+    Args:
+      symbols: that the prior counts by, in place of those that `config.symbols` names.
     Raises:
-      UserError: there is no such likelihood or score, or num_heads does not divide width.
+      UserError: there are no such likelihood, score or symbols, num_heads does not divide width, or a prior is wanted of rewards
+        whose sum is not the score.
     """
     preference.check(config.likelihood)
     if config.score not in SCORES:
         raise UserError(f"There is no score {config.score!r}; {nearest(config.score, SCORES)}")
+    if symbols is None and config.symbols != "none":
+        symbols = symbols_lib.make(config.symbols, spec)
+    if symbols is not None and config.score != "sum":
+        raise UserError(f"Symbols need score=sum, whose returns are shared out over steps, not score={config.score}.")
     model = networks(spec, config)
     optimiser = optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
+
+    def prior(params, batch: Judged):
+        """How far rewards are from their shares: over segments the mean by how sure their judgements are, over networks the sum."""
+        which = symbols.of(batch.transition.observation)
+        owed = credit.credit(which, batch.mask, batch.rank, batch.weight, symbols.number)[which]
+        rewards, _ = model.reward(params, batch.transition)  # [M, B, G, K]
+        losses = jax.vmap(jax.vmap(jax.vmap(credit.sharing_loss)), (0, None, None))(rewards, owed, batch.mask)
+        return (batch.weight[:, None] * losses).mean(axis=(1, 2)).sum()
 
     def init(key: Key) -> Model:
         params = model.init(key)
@@ -86,7 +123,11 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             found = model.score(params, steps, mask, key).reshape(-1, *shape)  # [M, B, G]
             told = lambda x: preference.batch_loss(config.likelihood, x, batch.rank, batch.weight, config.bias)
             total = jax.vmap(told)(found).sum()
-            return total, {"loss/reward": total, **preference.agreed(found.mean(axis=0), batch.rank)}
+            metrics = {"loss/reward": total, **preference.agreed(found.mean(axis=0), batch.rank)}
+            if symbols is None:
+                return total, metrics
+            held = prior(params, batch)
+            return total + config.prior_weight * held, metrics | {"loss/prior": held}
 
         return descend(optimiser, state, loss)
 

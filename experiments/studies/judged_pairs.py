@@ -44,7 +44,8 @@ def main(argv):
     decided = label != 0.5
     print(f"{len(label)} pairs of {data.feedback.longest} steps, {np.mean(~decided):.0%} ties")
     for name, (module, settings) in CASES.items():
-        right = held_out(module, module.Config(**{**SMALL, **settings}), data)[decided]
+        config = module.Config(**{**SMALL, **settings})
+        right = held_out(module, config, data, FLAGS.num_seeds, FLAGS.updates).mean(0)[decided]
         low, high = interval(right)
         print(f"{name}: {right.mean():.3f} ({low:.3f} to {high:.3f})", flush=True)
     judged = feedback_lib.read(data, jnp.arange(len(label)), jax.random.key(0))
@@ -54,28 +55,29 @@ def main(argv):
     print(f"entry {best} of the observation, the best of {len(share)}: {max(share[best], 1 - share[best]):.3f}")
 
 
-def held_out(module, config, data) -> np.ndarray:
-    """Of each pair: in what share of seeds its order was foretold from the pairs of other folds."""
+def held_out(module, config, data, num_seeds: int, updates: int, num_folds: int = FOLDS) -> np.ndarray:
+    """Whether the order of each pair was foretold from the pairs of other folds, [seeds, pairs]: 1, 0, or 1/2 where scores are
+    equal; NaN of pairs that are left over, and without meaning of ties."""
     spec = EnvSpec(data.transition.observation.shape[1:], Continuous(data.transition.action.shape[1:]))
     told = data.feedback
-    count = told.size // FOLDS * FOLDS
-    folds = np.random.default_rng(0).permutation(told.size)[:count].reshape(FOLDS, -1)
-    others = np.stack([np.concatenate([folds[j] for j in range(FOLDS) if j != i]) for i in range(FOLDS)])
+    count = told.size // num_folds * num_folds
+    folds = np.random.default_rng(0).permutation(told.size)[:count].reshape(num_folds, -1)
+    others = np.stack([np.concatenate(np.delete(folds, i, 0)) for i in range(num_folds)])
 
     def run(data, seen, unseen, key):
         agent = module.make(spec, config)
         source = module.source(None, config, data.replace(feedback=jax.tree.map(lambda x: x[seen], told)))
         learner = train.make(agent, source)
-        state = learner.run(learner.init(key), FLAGS.updates // config.num_updates)[0].agent
+        state = learner.run(learner.init(key), updates // config.num_updates)[0].agent
         judged = feedback_lib.read(data, unseen, key)
         return jax.vmap(preference.agreement)(scores(agent, state, judged), judged.rank)[0]
 
-    keys = jax.random.split(jax.random.key(0), FLAGS.num_seeds)
+    keys = jax.random.split(jax.random.key(0), num_seeds)
     over = jax.jit(
         lambda data: jax.lax.map(lambda key: jax.vmap(run, (None, 0, 0, None))(data, others, folds, key), keys)
     )
-    right = np.full(told.size, np.nan)
-    right[folds.ravel()] = np.asarray(over(data)).mean(0).ravel()
+    right = np.full((num_seeds, told.size), np.nan)
+    right[:, folds.ravel()] = np.asarray(over(data)).reshape(num_seeds, -1)
     return right
 
 

@@ -100,7 +100,7 @@ def paid_sac(agent, config, state, batch, pay):
 
 
 def rewards_of(config):
-    model = reward_model.networks(ENV.spec, pebble.reward_config(config))
+    model = reward_model.networks(ENV.spec, reward_model.beside_policy(config))
     return lambda params, steps: model.reward(params, steps)[0]
 
 
