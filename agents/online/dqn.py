@@ -188,7 +188,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             after = jax.tree.map(lambda x: taken_of(x, best), after)
         if config.one_step:
             after = heads.certain(heads.preferred(after))
-        return Law(jax.vmap(distributional.bellman)(reward, batch.discount, after.atoms), after.probs)
+        return heads.bellman(reward, batch.discount, after)
 
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
         target_key, *keys = jax.random.split(key, 3)

@@ -145,6 +145,11 @@ def certain(value: Float[Array, "*B"]) -> Law:
     return Law(value[..., None], jnp.ones((*value.shape, 1)))
 
 
+def bellman(reward: Float[Array, " B"], discount: Float[Array, " B"], after: Law) -> Law:
+    """Of reward + discount times what follows, [B, N] (see `losses.distributional.bellman`)."""
+    return Law(jax.vmap(distributional.bellman)(reward, discount, after.atoms), after.probs)
+
+
 def lowest(laws: Law) -> Law:
     """Of several critics' laws [E, N] that of the lowest mean, [N]: of means alone, the lowest of them."""
     one = preferred(laws).argmin()
