@@ -18,6 +18,8 @@ AGENTS = {
     "td3": "rljax.agents.online.td3",
     "dqn": "rljax.agents.online.dqn",
     "pqn": "rljax.agents.online.pqn",
+    "decqn": "rljax.agents.online.decqn",
+    "revalued": "rljax.agents.online.revalued",
     "c51": "rljax.agents.distributional.c51",
     "qr_dqn": "rljax.agents.distributional.qr_dqn",
     "iqn": "rljax.agents.distributional.iqn",
