@@ -25,6 +25,7 @@ AGENTS = {
     "iqn": "rljax.agents.distributional.iqn",
     "fqf": "rljax.agents.distributional.fqf",
     "mmd_dqn": "rljax.agents.distributional.mmd_dqn",
+    "md3qn": "rljax.agents.distributional.md3qn",
     "os_c51": "rljax.agents.distributional.os_c51",
     "rainbow": "rljax.agents.distributional.rainbow",
     "tqc": "rljax.agents.distributional.tqc",

@@ -20,7 +20,7 @@ import optax
 
 from rljax import distributions
 from rljax.agents.online import q_learning
-from rljax.agents.online.q_learning import State, source
+from rljax.agents.online.q_learning import State
 from rljax.errors import UserError
 from rljax.losses import distributional
 from rljax.networks import heads
@@ -28,10 +28,8 @@ from rljax.networks.feed_forward import structure
 from rljax.networks.heads import Law
 from rljax.networks.values import Output, QNetwork
 from rljax.record import record, signed, static
-from rljax.types import Agent, Discrete, EnvSpec, Key, Metrics, Sample
+from rljax.types import Agent, Discrete, Env, EnvSpec, Key, Metrics, Sample, Source
 from rljax.updates import descend
-
-__all__ = ["Config", "make", "source"]
 
 
 @record
@@ -59,7 +57,7 @@ def q_network(spec: EnvSpec, config: Config) -> QNetwork:
         raise UserError(f"The head {config.head!r} needs two hidden layers or more, here are {len(config.hidden)}.")
     return QNetwork(
         spec.action.num_actions,
-        heads.of(config, asked=True).size,
+        heads.of(config, asked=True, num_rewards=spec.num_rewards).size,
         **structure(spec, config),
         layer_norm=config.layer_norm,
         dueling=config.dueling,
@@ -68,9 +66,10 @@ def q_network(spec: EnvSpec, config: Config) -> QNetwork:
     )
 
 
-def law(config: Config, output: Output) -> Law:
-    """Of the returns of all actions, [B, A, N]."""
-    return heads.of(config, asked=True).law(output.values, jax.tree.map(lambda x: x[:, None], output.levels))
+def law(config: Config, output: Output, num_rewards: int = 1) -> Law:
+    """Of the returns of all actions, [B, A, N], or of several rewards' together, [B, A, N, D]."""
+    head = heads.of(config, asked=True, num_rewards=num_rewards)
+    return head.law(output.values, jax.tree.map(lambda x: x[:, None], output.levels))
 
 
 def make(spec: EnvSpec, config: Config = Config()) -> Agent:
@@ -85,7 +84,11 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         raise UserError(
             f"num_steps={config.num_steps} must be 1 with munchausen=True: each step has a bonus of its own."
         )
-    head, network = heads.of(config, asked=True), q_network(spec, config)
+    if config.head == "joint" and (config.munchausen or config.one_step):
+        raise UserError(
+            "The head 'joint' has no munchausen and no one_step: a bonus, or a mean, is of the rewards' sum."
+        )
+    head, network = heads.of(config, asked=True, num_rewards=spec.num_rewards), q_network(spec, config)
     heads.preferred(Law(jnp.zeros(1), jnp.ones(1)), config.preference)  # known by name
     optimiser = q_learning.adam(config)
     if config.head == "fractions":
@@ -99,7 +102,15 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
     def worth(output: Output):
         """[B, A], by what the policy prefers."""
-        return heads.preferred(law(config, output), config.preference, config.preference_number)
+        return heads.preferred(
+            head.total(law(config, output, spec.num_rewards)), config.preference, config.preference_number
+        )
+
+    def paid(steps):
+        """[B], or by each source, [B, D]."""
+        if config.head != "joint":
+            return config.reward_scale * steps.reward
+        return config.reward_scale * (steps.extras["rewards"] if spec.num_rewards > 1 else steps.reward[:, None])
 
     def init(key: Key) -> State:
         return q_learning.begin(network.init(key, jnp.zeros((1, *spec.observation_shape))), optimiser)
@@ -122,7 +133,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         """Of the return from each step on, [B, M]."""
         steps, keys = batch.transition, jax.random.split(key, 4)
         output = apply(state.target, steps.next_observation, *keys[:2])
-        after, reward = law(config, output), config.reward_scale * steps.reward
+        after, reward = law(config, output, spec.num_rewards), paid(steps)
         if config.munchausen:
             price = config.munchausen_temperature
             log_probs = lambda output: jax.nn.log_softmax(worth(output) / price)
@@ -148,8 +159,8 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             output = apply(params, steps.observation, *keys)
             taken = taken_of(output.values, steps.action)
             losses = jax.vmap(head.loss)(taken, target, output.levels)
-            q = heads.preferred(head.law(taken, output.levels))
-            error = jnp.abs(heads.preferred(target) - q)
+            q = heads.preferred(head.total(head.law(taken, output.levels)))
+            error = jnp.abs(heads.preferred(head.total(target)) - q)
             loss = (batch.weight * losses).mean() + config.q_weight * q.mean()
             metrics = {"loss/q": loss, "q/mean": q.mean(), "q/error": error.mean()}
             if config.head == "fractions":
@@ -170,3 +181,8 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 def taken_of(x, action):
     """Of x [B, A, ...] those of the actions [B]: [B, ...]."""
     return jax.vmap(lambda row, one: row[one])(x, action)
+
+
+def source(env: Env, config: Config = Config()) -> Source:
+    """Steps of the present policy into a replay, batches out of it."""
+    return q_learning.replay_of(env, config, keep_rewards=config.head == "joint" and env.spec.num_rewards > 1)

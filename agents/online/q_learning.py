@@ -93,8 +93,3 @@ def replay_of(env: Env, config: Config, **changes) -> Source:
     exponent = config.priority_exponent if config.prioritised else None
     given = dict(priority_exponent=exponent, importance_exponent=importance_exponent) | changes
     return sources.replay_of(env, config, **given)
-
-
-def source(env: Env, config: Config) -> Source:
-    """Steps of the present policy into a replay, batches out of it."""
-    return replay_of(env, config)
