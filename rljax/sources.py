@@ -310,6 +310,7 @@ def episodes(
 
         initial = initial_memory(agent, num_envs)
         steps = jax.eval_shape(lambda: rollout.unroll(env, act, initial, actors, example_key, 1)[1].steps)
+        steps = steps.replace(extras={})
         example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), steps)
         kept = episodes_lib.init(example, capacity, env.spec.episode_length, num_envs, keep_best)
         if not starts_empty:

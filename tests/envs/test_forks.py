@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.check import check_env
+from rljax.agents.distributional import md3qn
+from rljax.agents.online import dqn, ppo
+from rljax.agents.sequence import udrl
+from rljax.check import check_agent, check_env
 from rljax.envs import forks, make, wrappers
 from rljax.envs.tabular import TabularState
 from rljax.errors import UserError
@@ -78,6 +81,13 @@ def test_the_joint_law_against_episodes():
         np.testing.assert_allclose(found.mean(0), mean, atol=0.02)
         np.testing.assert_allclose(np.cov(found.T), covariance, atol=0.01)
         assert len(laws[0][action][0]) == 8  # two rooms, then two of either kind
+
+
+@pytest.mark.parametrize("module", [dqn, ppo, udrl, md3qn])
+def test_agents_of_all_kinds_of_sources_take_it(module):
+    """Whether they learn of the sources or of their sum alone."""
+    env, config = forks.forks(), module.Config()
+    check_agent(module.make(env.spec, config), env, module.source(env, config))
 
 
 @record
