@@ -39,6 +39,7 @@ OWN_MODULES = (
     "roads",
     "linear",
     "treasure",
+    "forks",
     "probes",
 )  # each has ENVIRONMENTS: a factory by name
 

@@ -100,6 +100,10 @@ class Rewarded(Wrapper):
     reward: Callable = static()
     memory: Any = ()
 
+    @property
+    def spec(self):
+        return replace(self.env.spec, num_rewards=1)
+
     def reset(self, key):
         state, observation = self.env.reset(key)
         return RewardedState(state, observation, self.memory), observation
@@ -113,7 +117,8 @@ class Rewarded(Wrapper):
         else:
             found = self.reward(self.state, step), ()
         paid, memory = jax.tree.map(lambda x: x[0], found)
-        return RewardedState(inner, following.observation, memory), following.replace(reward=paid)
+        info = {name: x for name, x in following.info.items() if name != "rewards"}
+        return RewardedState(inner, following.observation, memory), following.replace(reward=paid, info=info)
 
 
 @record
@@ -131,7 +136,8 @@ class ActionRepeat(Wrapper):
         def repeat(carry, key):
             state, so_far = carry
             new_state, new = self.env.step(state, action, key)
-            new = new.replace(reward=so_far.reward + new.reward)
+            summed = {name: so_far.info[name] + x for name, x in new.info.items() if name == "rewards"}
+            new = new.replace(reward=so_far.reward + new.reward, info={**new.info, **summed})
             ended = so_far.terminated | so_far.truncated
             return jax.tree.map(lambda old, new: jnp.where(ended, old, new), carry, (new_state, new)), None
 

@@ -30,6 +30,9 @@ def check_env(env: Env) -> None:
     _require_same(f"{name}.step: the state", following, state)
     _require_same(f"{name}.step: the observation", timestep.observation, observation)
     _require_shape(f"{name}.step: the reward", timestep.reward, (), jnp.float32)
+    if spec.num_rewards > 1:
+        rewards = timestep.info.get("rewards")
+        _require_shape(f"{name}.step: info['rewards']", rewards, (spec.num_rewards,), jnp.float32)
     _require_shape(f"{name}.step: terminated", timestep.terminated, (), jnp.bool_)
     _require_shape(f"{name}.step: truncated", timestep.truncated, (), jnp.bool_)
 

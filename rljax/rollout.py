@@ -85,7 +85,8 @@ def unroll(
       receive: (memory [N], reward [N]) -> memory, the agent's.
       with_states: the environments' states before each step are among the extras, as `env_state`.
     Returns:
-      the state after, the rollout [length, N], and return and length of the episodes that finished.
+      the state after, the rollout [length, N], and return and length of the episodes that finished. What each of several sources
+      of the reward paid is among the steps' extras, as `rewards` [length, N, D].
 
     Every new episode has a fresh start. Where `env.spec.costly_reset`, fresh starts are prepared once per unroll, one for
     STEPS_PER_RESET steps, and dealt out in turn; they repeat within an unroll only when more episodes end than were prepared.
@@ -108,6 +109,7 @@ def unroll(
         env_state, following = spread(jax.vmap(env.step)(state.env, action, jax.random.split(step_key, num_envs)))
         memory = receive(memory, following.reward)
         extras = extras | {"env_state": state.env} if with_states else extras
+        extras = extras | {name: x for name, x in following.info.items() if name == "rewards"}
         transition = as_transition(state.observation, action, following, extras)
         done = transition.done
         episode_return = state.episode_return + following.reward

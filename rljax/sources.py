@@ -54,6 +54,7 @@ def replay(
     outcome_steps: int = 0,
     first_act: Callable | None = None,
     keep: Callable = lambda steps: steps,
+    keep_rewards: bool = False,
 ) -> Source:
     """Experience kept and drawn again: `length` steps in `num_envs` environments, then `num_batches` batches of `Sample`.
 
@@ -68,7 +69,8 @@ def replay(
       with_next_action: samples have `next_action` and `has_next` among their extras, as those of a dataset do.
       outcome_steps: if above 0, samples have what the next so many steps led to among their extras (see `at_rest`).
       first_act: (observation [N, ...], memory [N], key) -> (action, memory, extras), who acts before the first batch; None: random.
-      keep: (transitions) -> transitions, what is kept of steps; extras never are.
+      keep: (transitions) -> transitions, what is kept of steps; extras never are,
+      keep_rewards: but, if so, `rewards`, what each of several sources paid, summed as the reward is.
 
     The batches of one `next` are drawn together, then updated on and their priorities set one after another: with
     `num_batches` > 1 the later ones do not see the priorities that the earlier ones changed.
@@ -77,6 +79,10 @@ def replay(
     rows = length * math.ceil(capacity / (num_envs * length))
     warmup_rollouts = max(1, math.ceil(warmup / (num_envs * length)))
 
+    def kept(steps):
+        rewards = {"rewards": steps.extras["rewards"]} if keep_rewards else {}
+        return keep(steps).replace(extras=rewards)
+
     def collect(state, act, agent, key):
         actors, ring, priorities = state
         initial = initial_memory(agent, num_envs)
@@ -84,7 +90,7 @@ def replay(
         if prioritised:
             slots = replay_lib.added_slots(ring, length)
             priorities = priorities_lib.insert(priorities, slots, priority_exponent)
-        return (actors, replay_lib.add(ring, keep(batch.steps).replace(extras={})), priorities), finished
+        return (actors, replay_lib.add(ring, kept(batch.steps)), priorities), finished
 
     def init(agent, key):
         start_key, example_key, key = jax.random.split(key, 3)
@@ -95,8 +101,7 @@ def replay(
 
         act = first_act or anyhow
         initial = initial_memory(agent, num_envs)
-        example = jax.eval_shape(lambda: keep(rollout.unroll(env, act, initial, actors, example_key, 1)[1].steps))
-        example = example.replace(extras={})
+        example = jax.eval_shape(lambda: kept(rollout.unroll(env, act, initial, actors, example_key, 1)[1].steps))
         ring = replay_lib.init(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), example), rows)
         keys = jax.random.split(key, warmup_rollouts)
         priorities = priorities_lib.init(rows * num_envs) if prioritised else ()
@@ -119,7 +124,9 @@ def replay(
         else:
             slots = replay_lib.sample_uniform(ring, sample_key, num_batches * batch_size)
             batch = replay_lib.read(ring, slots, gamma, num_steps)
-        extras = replay_lib.next_action(ring, batch.slot, num_steps) if with_next_action else {}
+        extras = dict(batch.transition.extras)
+        if with_next_action:
+            extras |= replay_lib.next_action(ring, batch.slot, num_steps)
         if outcome_steps:
             extras |= replay_lib.read_outcomes(ring, batch.slot, gamma, outcome_steps)
         batch = batch.replace(transition=batch.transition.replace(extras=extras))
@@ -303,6 +310,7 @@ def episodes(
 
         initial = initial_memory(agent, num_envs)
         steps = jax.eval_shape(lambda: rollout.unroll(env, act, initial, actors, example_key, 1)[1].steps)
+        steps = steps.replace(extras={})
         example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), steps)
         kept = episodes_lib.init(example, capacity, env.spec.episode_length, num_envs, keep_best)
         if not starts_empty:

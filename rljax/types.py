@@ -75,12 +75,15 @@ class EnvSpec:
     action: Discrete, Continuous or Tokens.
     episode_length: steps after which an episode is truncated at the latest; None where nothing bounds it.
     costly_reset: a reset costs as much as many steps, so rollouts prepare starts ahead (see rljax.rollout).
+    num_rewards: sources that the reward is the sum of; where there are several, each step's `info["rewards"]` [num_rewards] tells
+      what each paid.
     """
 
     observation_shape: tuple[int, ...]
     action: Discrete | Continuous | Tokens
     episode_length: int | None = None
     costly_reset: bool = False
+    num_rewards: int = dataclasses.field(default=1, kw_only=True)
 
 
 @record
@@ -123,7 +126,7 @@ class Transition:
     """Steps of the MDP: one, a batch [B] or a rollout [T, B] (then row t follows row t - 1, cut where an episode ended).
 
     next_observation is what the dynamics led to, so `value(next_observation)` is the right bootstrap after a time limit.
-    `extras` holds what acting gave besides the action (`log_prob` ...).
+    `extras` holds what acting gave besides the action (`log_prob` ...), and `rewards` [*B, D] where the reward has several sources.
     """
 
     observation: Array

@@ -25,10 +25,10 @@ from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
 from rljax.networks.policies import (
     Policy,
-    critic_losses,
     critic_size,
     init_critic,
     log_prob_of,
+    loss_of_critics,
     q_taken,
     sample_or_mode,
 )
@@ -141,9 +141,7 @@ def make(spec: EnvSpec, config: Config = Config(), critic_loss: Callable | None 
         def td_losses(params, state: State, batch: Sample, key: Key):
             next_value = state_value(state.value.params, steps.next_observation)
             target = jax.vmap(td_target)(config.reward_scale * steps.reward, batch.discount, next_value)
-            losses, q = critic_losses(critic, spec, params, steps, heads.certain(target), head)
-            loss = (batch.weight * losses.sum(axis=0)).mean()
-            return loss, {"loss/critic": loss, "critic/q": q.mean()}
+            return loss_of_critics(critic, spec, params, batch, heads.certain(target), head)
 
         loss_of_critic, known = critic_loss or td_losses, state._replace(value=value_model)
         critic_model, critic_metrics = descend(

@@ -14,14 +14,13 @@ return, its mean or its law, is the head's (rljax/networks/heads.py; agents/dist
   preference   acts, and is followed, by another number of the law than its mean: CVaR, Wang's, mean less variance
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
-from rljax import distributions, sources
+from rljax import distributions
+from rljax.agents.online import q_learning
+from rljax.agents.online.q_learning import State
 from rljax.errors import UserError
 from rljax.losses import distributional
 from rljax.networks import heads
@@ -29,20 +28,15 @@ from rljax.networks.feed_forward import structure
 from rljax.networks.heads import Law
 from rljax.networks.values import Output, QNetwork
 from rljax.record import record, signed, static
-from rljax.types import Agent, Discrete, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
+from rljax.types import Agent, Discrete, Env, EnvSpec, Key, Metrics, Sample, Source
 from rljax.updates import descend
 
 
 @record
-class Config(heads.Config):
+class Config(heads.Config, q_learning.Config):
     """Defaults: CleanRL's for classic control, but an update for a step in each of 16 environments, and Double. The paper's
     `huber_delta` is 1, for rewards clipped to [-1, 1]."""
 
-    learning_rate: float = 2.5e-4
-    adam_epsilon: float = 1e-8
-    gamma: float = 0.99
-    target_rate: float = 1.0  # share of the new parameters in the target's, every `target_period` updates: 1 copies
-    target_period: int = 50
     proposal_learning_rate: float = 1e-5  # of the levels that `fractions` proposes
     proposal_entropy: float = 1e-3  # weight, which keeps them apart
     q_weight: float = 0.0
@@ -50,40 +44,11 @@ class Config(heads.Config):
     munchausen_temperature: float = 0.03
     munchausen_low: float = signed(-1.0)  # the bonus is no lower, before its weight
     preference_number: float = signed(1.0)  # CVaR's share, Wang's eta, variance's price
-    max_grad_norm: float = 1e6  # global norm over all parameters; here no bound, 10 in the paper on dueling networks
-    reward_scale: float = 1.0
-    epsilon_start: float = 1.0
-    epsilon_end: float = 0.05
-    exploration_steps: float = 1.5e5  # environment steps over which epsilon falls
-    evaluation_epsilon: float = 0.0
-    priority_exponent: float = 0.6
-    importance_exponent: float = 0.4  # rises to 1
-    importance_steps: float = 5e5  # environment steps over which it does
     preference: str = static("mean")  # cvar, wang, mean_variance
-    double: bool = static(True)
     dueling: bool = static(False)
-    prioritised: bool = static(False)
     noisy: bool = static(False)
     munchausen: bool = static(False)
     one_step: bool = static(False)
-    hidden: tuple[int, ...] = static((120, 84))
-    channels: tuple[int, ...] = static(())  # of 3 x 3 convolutions before the hidden layers
-    activation: str = static("relu")
-    layer_norm: bool = static(False)
-    dtype: str = static("float32")
-    num_envs: int = static(16)
-    rollout_length: int = static(1)  # steps in each environment between updates
-    num_updates: int = static(1)  # after each rollout
-    num_steps: int = static(1)  # that a sample spans
-    batch_size: int = static(128)
-    capacity: int = static(10_000)
-    warmup: int = static(1_000)  # random steps before the first update
-
-
-class State(NamedTuple):
-    q: Model
-    target: Params
-    updates: Int[Array, ""]
 
 
 def q_network(spec: EnvSpec, config: Config) -> QNetwork:
@@ -92,7 +57,7 @@ def q_network(spec: EnvSpec, config: Config) -> QNetwork:
         raise UserError(f"The head {config.head!r} needs two hidden layers or more, here are {len(config.hidden)}.")
     return QNetwork(
         spec.action.num_actions,
-        heads.of(config, asked=True).size,
+        heads.of(config, asked=True, num_rewards=spec.num_rewards).size,
         **structure(spec, config),
         layer_norm=config.layer_norm,
         dueling=config.dueling,
@@ -101,14 +66,10 @@ def q_network(spec: EnvSpec, config: Config) -> QNetwork:
     )
 
 
-def law(config: Config, output: Output) -> Law:
-    """Of the returns of all actions, [B, A, N]."""
-    return heads.of(config, asked=True).law(output.values, jax.tree.map(lambda x: x[:, None], output.levels))
-
-
-def env_steps(config: Config, state: State):
-    """Environment steps that the experience behind the next update took, random ones included."""
-    return config.warmup + state.updates * (config.num_envs * config.rollout_length / config.num_updates)
+def law(config: Config, output: Output, num_rewards: int = 1) -> Law:
+    """Of the returns of all actions, [B, A, N], or of several rewards' together, [B, A, N, D]."""
+    head = heads.of(config, asked=True, num_rewards=num_rewards)
+    return head.law(output.values, jax.tree.map(lambda x: x[:, None], output.levels))
 
 
 def make(spec: EnvSpec, config: Config = Config()) -> Agent:
@@ -123,16 +84,17 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         raise UserError(
             f"num_steps={config.num_steps} must be 1 with munchausen=True: each step has a bonus of its own."
         )
-    head, network = heads.of(config, asked=True), q_network(spec, config)
+    if config.head == "joint" and (config.munchausen or config.one_step):
+        raise UserError(
+            "The head 'joint' has no munchausen and no one_step: a bonus, or a mean, is of the rewards' sum."
+        )
+    head, network = heads.of(config, asked=True, num_rewards=spec.num_rewards), q_network(spec, config)
     heads.preferred(Law(jnp.zeros(1), jnp.ones(1)), config.preference)  # known by name
-    adam = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=config.adam_epsilon)
-    )
-    optimiser = adam
+    optimiser = q_learning.adam(config)
     if config.head == "fractions":
         slow = optax.adam(config.proposal_learning_rate)
         labels = lambda params: {"params": {name: name == "proposal" for name in params["params"]}}
-        optimiser = optax.multi_transform({False: adam, True: slow}, labels)
+        optimiser = optax.multi_transform({False: optimiser, True: slow}, labels)
 
     def apply(params, observation, noise_key=None, levels_key=None) -> Output:
         rngs = {"noise": noise_key} if config.noisy and noise_key is not None else {}
@@ -140,19 +102,18 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
     def worth(output: Output):
         """[B, A], by what the policy prefers."""
-        return heads.preferred(law(config, output), config.preference, config.preference_number)
+        return heads.preferred(
+            head.total(law(config, output, spec.num_rewards)), config.preference, config.preference_number
+        )
+
+    def paid(steps):
+        """[B], or by each source, [B, D]."""
+        if config.head != "joint":
+            return config.reward_scale * steps.reward
+        return config.reward_scale * (steps.extras["rewards"] if spec.num_rewards > 1 else steps.reward[:, None])
 
     def init(key: Key) -> State:
-        params = network.init(key, jnp.zeros((1, *spec.observation_shape)))
-        target = jax.tree.map(jnp.copy, params)  # apart, so that the state can be donated
-        return State(Model(params, optimiser.init(params)), target, jnp.int32(0))
-
-    def epsilon(state: State):
-        progress = jnp.minimum(env_steps(config, state) / config.exploration_steps, 1.0)
-        return config.epsilon_start + progress * (config.epsilon_end - config.epsilon_start)
-
-    def chance(state: State, explore: bool):
-        return epsilon(state) if explore else config.evaluation_epsilon
+        return q_learning.begin(network.init(key, jnp.zeros((1, *spec.observation_shape))), optimiser)
 
     def act(state: State, observation, memory, key: Key, explore: bool = True):
         if not config.noisy:
@@ -160,19 +121,19 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         else:
             key, noise_key = jax.random.split(key)
             q = worth(apply(state.q.params, observation, noise_key if explore else None))
-        return distributions.epsilon_greedy(q, chance(state, explore), key), memory, {}
+        return distributions.epsilon_greedy(q, q_learning.epsilon(config, state, explore), key), memory, {}
 
     def log_prob(state: State, observation, action, explore: bool = True):
         if config.noisy and explore:
             raise UserError("The actions of noisy networks have no likelihood that is known; let it not explore.")
         q = worth(apply(state.q.params, observation))
-        return distributions.epsilon_greedy_log_prob(q, chance(state, explore), action)
+        return distributions.epsilon_greedy_log_prob(q, q_learning.epsilon(config, state, explore), action)
 
     def target_law(state: State, batch: Sample, key: Key) -> Law:
         """Of the return from each step on, [B, M]."""
         steps, keys = batch.transition, jax.random.split(key, 4)
         output = apply(state.target, steps.next_observation, *keys[:2])
-        after, reward = law(config, output), config.reward_scale * steps.reward
+        after, reward = law(config, output, spec.num_rewards), paid(steps)
         if config.munchausen:
             price = config.munchausen_temperature
             log_probs = lambda output: jax.nn.log_softmax(worth(output) / price)
@@ -188,7 +149,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             after = jax.tree.map(lambda x: taken_of(x, best), after)
         if config.one_step:
             after = heads.certain(heads.preferred(after))
-        return Law(jax.vmap(distributional.bellman)(reward, batch.discount, after.atoms), after.probs)
+        return heads.bellman(reward, batch.discount, after)
 
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
         target_key, *keys = jax.random.split(key, 3)
@@ -198,8 +159,8 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             output = apply(params, steps.observation, *keys)
             taken = taken_of(output.values, steps.action)
             losses = jax.vmap(head.loss)(taken, target, output.levels)
-            q = heads.preferred(head.law(taken, output.levels))
-            error = jnp.abs(heads.preferred(target) - q)
+            q = heads.preferred(head.total(head.law(taken, output.levels)))
+            error = jnp.abs(heads.preferred(head.total(target)) - q)
             loss = (batch.weight * losses).mean() + config.q_weight * q.mean()
             metrics = {"loss/q": loss, "q/mean": q.mean(), "q/error": error.mean()}
             if config.head == "fractions":
@@ -212,10 +173,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             return loss, metrics
 
         model, metrics = descend(optimiser, state.q, loss)
-        updates = state.updates + 1
-        rate = jnp.where(updates % config.target_period == 0, config.target_rate, 0.0)
-        target_params = optax.incremental_update(model.params, state.target, rate)
-        return State(model, target_params, updates), metrics | {"policy/epsilon": epsilon(state)}
+        return q_learning.follow(config, state, model), metrics | {"policy/epsilon": q_learning.epsilon(config, state)}
 
     return Agent(init, act, update, log_prob=log_prob)
 
@@ -227,10 +185,4 @@ def taken_of(x, action):
 
 def source(env: Env, config: Config = Config()) -> Source:
     """Steps of the present policy into a replay, batches out of it."""
-
-    def importance_exponent(state: State):
-        progress = jnp.minimum(env_steps(config, state) / config.importance_steps, 1.0)
-        return config.importance_exponent + progress * (1.0 - config.importance_exponent)
-
-    exponent = config.priority_exponent if config.prioritised else None
-    return sources.replay_of(env, config, priority_exponent=exponent, importance_exponent=importance_exponent)
+    return q_learning.replay_of(env, config, keep_rewards=config.head == "joint" and env.spec.num_rewards > 1)

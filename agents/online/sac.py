@@ -2,7 +2,8 @@
 arXiv:1910.07207.
 
 The policy is paid for its entropy, and the price of entropy (the temperature) is learned so that the entropy stays at a target.
-Continuous actions are tanh-squashed normals in [-1, 1]; with discrete actions every expectation over them is exact.
+Continuous actions are tanh-squashed normals in [-1, 1]; with discrete actions every expectation over them is exact. With `annealed`
+critics first learn the best of what the policy draws (rljax/networks/annealing.py).
 """
 
 from collections.abc import Callable
@@ -14,16 +15,16 @@ import optax
 
 from rljax import sources
 from rljax.errors import UserError
-from rljax.losses import actor_critic, distributional
-from rljax.networks import heads
+from rljax.losses import actor_critic
+from rljax.networks import annealing, heads
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
 from rljax.networks.heads import Law
 from rljax.networks.policies import (
-    critic_losses,
     critic_size,
     init_critic,
     log_prob_of,
+    loss_of_critics,
     outputs_taken,
     q_taken,
     soft_policy,
@@ -35,7 +36,7 @@ from rljax.updates import descend
 
 
 @record
-class Config:
+class Config(annealing.Config):
     """Defaults: the papers' (table 1 of arXiv:1812.05905; target entropy of arXiv:1910.07207 for discrete actions)."""
 
     policy_learning_rate: float = 3e-4
@@ -134,7 +135,7 @@ def make(
       critic_loss: (critic params, state, batch, key) -> (loss, metrics), in place of the head's losses and the penalty.
       pool: (laws of the return by the target critics [E, N]) -> the target's law [M], for continuous actions.
     Raises:
-      UserError: there are not so many critics, or critics of discrete actions are to learn laws.
+      UserError: there are not so many critics, those of discrete actions are to learn laws, or they cannot be annealed.
     """
     if num_target_critics is not None and not 0 < num_target_critics <= config.num_critics:
         raise UserError(f"num_target_critics={num_target_critics} must be from 1 to num_critics={config.num_critics}.")
@@ -144,6 +145,7 @@ def make(
         raise UserError(
             "Soft critics of discrete actions learn means alone; for laws of returns take DQN with that head."
         )
+    annealing.check(config, spec, head, critic_loss is not None)
     policy, critic = networks(spec, config)
     policy_optimiser = optax.adam(config.policy_learning_rate)
     critic_optimiser = optax.adam(config.critic_learning_rate)
@@ -201,12 +203,9 @@ def make(
         steps = batch.transition
         price = jnp.exp(state.temperature.params) if entropy_in_target else 0.0
         after = next_law(state, steps.next_observation, target_key, price, some(choice_key))
-        atoms = jax.vmap(distributional.bellman)(config.reward_scale * steps.reward, batch.discount, after.atoms)
-        target = Law(atoms, after.probs)
-        losses, q = critic_losses(critic, spec, params, steps, target, head)
-        loss = (batch.weight * losses.sum(axis=0)).mean()
-        errors = heads.preferred(target) - q
-        metrics = {"loss/critic": loss, "critic/q": q.mean(), "priority": jnp.abs(errors).mean(axis=0)}
+        target = heads.bellman(config.reward_scale * steps.reward, batch.discount, after)
+        expectile = annealing.expectile(config, state.critic)
+        loss, metrics = loss_of_critics(critic, spec, params, batch, target, head, expectile)
         extra, extra_metrics = penalty(params, state, batch, penalty_key)
         return loss + extra, metrics | extra_metrics
 

@@ -2,7 +2,8 @@
 
 DDPG (Lillicrap et al., 2015, arXiv:1509.02971) with three cures for a critic that believes too much: the lower of two critics,
 noise on the action of the target, and a policy that moves less often than the critics. DDPG itself is
-`Config(num_critics=1, policy_delay=1, target_noise=0.0)`.
+`Config(num_critics=1, policy_delay=1, target_noise=0.0)`. With `annealed` critics first learn the best of that noise
+(rljax/networks/annealing.py).
 """
 
 from collections.abc import Callable
@@ -15,19 +16,18 @@ from jaxtyping import Array, Float
 
 from rljax import sources
 from rljax.errors import UserError
-from rljax.losses import actor_critic, distributional
-from rljax.networks import heads
+from rljax.losses import actor_critic
+from rljax.networks import annealing, heads
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
-from rljax.networks.heads import Law
-from rljax.networks.policies import critic_losses, q_taken
+from rljax.networks.policies import loss_of_critics, q_taken
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
 
 
 @record
-class Config:
+class Config(annealing.Config):
     """Defaults: the paper's, with both learning rates at 3e-4 as in its authors' code (github.com/sfujim/TD3).
 
     One update is `policy_delay` critic steps, each on a batch of its own, and one policy step after them.
@@ -90,12 +90,14 @@ def make(
         (observation [B, ...], action [B, A]) -> Q_1 [B], a constant but for its arguments.
       target_penalty: (actions of the target [B, A], transitions [B]) -> what is taken off their value, [B].
     Raises:
-      ValueError: the actions are discrete; or, from `update`, policy_delay does not divide the sample.
+      ValueError: the actions are discrete, or critics cannot be annealed; or, from `update`, policy_delay does not divide the
+        sample.
     """
     if not isinstance(spec.action, Continuous):
         raise UserError(f"TD3 needs continuous actions; here are {spec.action.num_actions} discrete ones.")
     policy, critic = networks(spec, config)
     head = heads.of(config)
+    annealing.check(config, spec, head)
     _, first_critic = networks(spec, config.replace(num_critics=1))
     policy_optimiser = optax.adam(config.policy_learning_rate)
     critic_optimiser = optax.adam(config.critic_learning_rate)
@@ -130,16 +132,10 @@ def make(
         smoothed = jax.vmap(actor_critic.smoothed_action, (0, 0, None))(next_action, noise, config.target_noise_clip)
         after = head.law(critic.apply(state.target_critic, steps.next_observation, smoothed))
         after = jax.vmap(heads.lowest, 1)(after)
-        next_atoms = after.atoms - jnp.reshape(target_penalty(smoothed, steps), (-1, 1))
-        atoms = jax.vmap(distributional.bellman)(config.reward_scale * steps.reward, batch.discount, next_atoms)
-        target = Law(atoms, after.probs)
-
-        def loss(params):
-            losses, q = critic_losses(critic, spec, params, steps, target, head)
-            loss = (batch.weight * losses.sum(axis=0)).mean()
-            errors = heads.preferred(target) - q
-            return loss, {"loss/critic": loss, "critic/q": q.mean(), "priority": jnp.abs(errors).mean(axis=0)}
-
+        after = after._replace(atoms=after.atoms - jnp.reshape(target_penalty(smoothed, steps), (-1, 1)))
+        target = heads.bellman(config.reward_scale * steps.reward, batch.discount, after)
+        expectile = annealing.expectile(config, model)
+        loss = lambda params: loss_of_critics(critic, spec, params, batch, target, head, expectile)
         return descend(critic_optimiser, model, loss)
 
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:

@@ -61,7 +61,8 @@ def read(replay: Replay, slot: Int[Array, " B"], gamma: Float[Array, ""], num_st
     """The transitions at `slot` [B], each joined with the `num_steps` - 1 that follow it.
 
     A join ends where the episode does or at the newest row; either way the bootstrap is the value of the observation that the
-    dynamics led to there, and 0 only after a termination. Slots must hold data: below filled * N.
+    dynamics led to there, and 0 only after a termination. Slots must hold data: below filled * N. The rewards of several sources
+    (extras, `rewards` [B, D]) are summed as their sum is.
     """
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     first = jax.tree.map(lambda x: flat(x)[slot], replay.data)
@@ -70,11 +71,16 @@ def read(replay: Replay, slot: Int[Array, " B"], gamma: Float[Array, ""], num_st
         return Sample(first, discount, jnp.ones_like(first.reward), slot)
     reward, discount, last_slot = _join(replay, slot, gamma, num_steps)
     at_last = lambda x: flat(x)[last_slot]
+    extras = dict(first.extras)
+    if "rewards" in extras:
+        of_one = lambda one: _join(replay.replace(data=replay.data.replace(reward=one)), slot, gamma, num_steps)[0]
+        extras["rewards"] = jax.vmap(of_one, -1, -1)(replay.data.extras["rewards"])
     joined = first.replace(
         reward=reward,
         terminated=at_last(replay.data.terminated),
         truncated=at_last(replay.data.truncated),
         next_observation=jax.tree.map(at_last, replay.data.next_observation),
+        extras=extras,
     )
     return Sample(joined, discount, jnp.ones_like(reward), slot)
 

@@ -16,14 +16,16 @@ Probs = Float[Array, " N"]
 # --- Targets ----------------------------------------------------------------------------------------------------------
 
 
-def bellman(reward_t: Scalar, discount_t: Scalar, atoms_t: Atoms) -> Atoms:
-    """Atoms of r + discount Z(s', a'); their probabilities stay. Bellemare et al., 2017 (arXiv:1707.06887), equation 5.
+def bellman(reward_t: Float[Array, " *D"], discount_t: Scalar, atoms_t: Float[Array, " N *D"]) -> Float[Array, " N *D"]:
+    """Atoms of r + discount Z(s', a'); their probabilities stay. Bellemare et al., 2017 (arXiv:1707.06887), equation 5; of several
+    rewards' returns together Zhang et al., 2021 (arXiv:2110.13578).
 
     Args:
+      reward_t: one, or those of D sources.
       discount_t: gamma (to the number of steps) where the MDP goes on, 0 where it terminated. A time limit is not a termination.
       atoms_t: of the action that is taken after `next_observation`.
     """
-    chex.assert_rank([reward_t, discount_t, atoms_t], [0, 0, 1])
+    chex.assert_rank([discount_t, atoms_t], [0, reward_t.ndim + 1])
     return jax.lax.stop_gradient(reward_t + discount_t * atoms_t)
 
 

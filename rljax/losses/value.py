@@ -52,3 +52,19 @@ def dueling(value: Scalar, advantage: Float[Array, " A"]) -> Float[Array, " A"]:
     """Q(s, .) of a value and of advantages, whose mean is taken to be 0. Wang et al., 2015 (arXiv:1511.06581), equation 9."""
     chex.assert_rank([value, advantage], [0, 1])
     return value + advantage - advantage.mean()
+
+
+def decoupled_change(utilities: Float[Array, " D"], old: Float[Array, " D"], target: Scalar) -> Scalar:
+    """sum_i w_i (U_i - U_i')^2 with w_i = 1 - exp(-|y - U_i|): what it costs to change the utilities of an action's dimensions, the
+    more the further each by itself is from the target y. Weights and old utilities are constants.
+
+    The regulariser of REValueD: Ireland & Montana, 2024 (arXiv:2401.08850).
+
+    Args:
+      utilities: of the action taken, by the network that learns; Q is their mean.
+      old: the same by the target network.
+      target: what Q regresses onto.
+    """
+    chex.assert_equal_shape([utilities, old])
+    weight = 1.0 - jnp.exp(-jnp.abs(target - utilities))
+    return (jax.lax.stop_gradient(weight) * jnp.square(utilities - jax.lax.stop_gradient(old))).sum()

@@ -18,7 +18,7 @@ from rljax.record import record, signed, static
 
 
 class Law(NamedTuple):
-    """Of returns: atoms [..., N] and their probabilities [..., N]."""
+    """Of returns: atoms [..., N] and their probabilities [..., N]; of D rewards together: atoms [..., N, D]."""
 
     atoms: Array
     probs: Array
@@ -36,6 +36,7 @@ class Head(NamedTuple):
     size: numbers that the network gives for each action.
     law: (output [..., size], levels) -> Law [..., N].
     loss: (output [size], Law [M], levels) -> how far the action's law is from the target's.
+    total: (Law) -> that of the scalar return: of the sum over sources, where a law is of several rewards together.
 
     `levels` are those of the quantiles that the network was asked for; None: the head's own.
     """
@@ -43,6 +44,7 @@ class Head(NamedTuple):
     size: int
     law: Callable[..., Law]
     loss: Callable[..., Float[Array, ""]]
+    total: Callable[[Law], Law] = lambda law: law
 
 
 def mean(delta=1e6) -> Head:
@@ -102,6 +104,24 @@ def particles(num_atoms: int, bandwidths=tuple(range(1, 11))) -> Head:
     return Head(num_atoms, law, loss)
 
 
+def joint(num_atoms: int, num_rewards: int, bandwidths=(0.5, 1.0, 2.0, 4.0, 8.0, 16.0)) -> Head:
+    """MD3QN: equally likely particles in R^D, the returns of D rewards together. Zhang et al., 2021, arXiv:2110.13578.
+
+    The kernels' widths are ours, for returns of about 1 to 10. Much narrower ones hold particles where they are: too many in one
+    place and too few in another.
+    """
+    bandwidths = jnp.array(bandwidths, jnp.float32)
+
+    def law(output, levels=None):
+        atoms = output.reshape(*output.shape[:-1], num_atoms, num_rewards)
+        return Law(atoms, jnp.full(atoms.shape[:-1], 1.0 / num_atoms))
+
+    def loss(output, target: Law, levels=None):
+        return distributional.mmd(output.reshape(num_atoms, num_rewards), *target, bandwidths)
+
+    return Head(num_atoms * num_rewards, law, loss, lambda law: Law(law.atoms.sum(axis=-1), law.probs))
+
+
 ASKING = {"implicit": "implicit", "fractions": "proposed"}  # heads that ask for levels, and how these are chosen
 
 
@@ -112,21 +132,24 @@ class Config:
     huber_delta: float = 1e6  # error from which on losses are linear: here none; of quantiles it is kappa
     lowest_return: float = signed(-100.0)  # of the categorical head, discounted and as scaled
     highest_return: float = 100.0
-    head: str = static("mean")  # categorical, quantile, particles; of DQN also implicit and fractions
+    head: str = static("mean")  # categorical, quantile, particles; of DQN also implicit, fractions and joint
     num_atoms: int = static(51)  # of heads that learn a law
 
 
-def of(config, asked: bool = False) -> Head:
+def of(config, asked: bool = False, num_rewards: int | None = None) -> Head:
     """The head that a config chooses; one that is no such `Config` learns means.
 
     asked: the network can be asked for quantiles at any levels (rljax/networks/values.py).
+    num_rewards: of the environment, for agents that can learn what each source pays; None: this one cannot.
     Raises:
-      UserError: there is no such head, or it needs a network that can be asked.
+      UserError: there is no such head, or it needs a network that can be asked, or an agent that learns several rewards.
     """
     if not isinstance(config, Config):
         return mean()
     if config.head in ASKING and not asked:
         raise UserError(f"The head {config.head!r} asks its network for levels, as DQN's can be: take 'quantile' here.")
+    if config.head == "joint" and num_rewards is None:
+        raise UserError("The head 'joint' learns several rewards together, as DQN can: take 'particles' here.")
     heads = {
         "mean": lambda: mean(config.huber_delta),
         "categorical": lambda: categorical(config.num_atoms, config.lowest_return, config.highest_return),
@@ -134,6 +157,7 @@ def of(config, asked: bool = False) -> Head:
         "implicit": lambda: quantile(config.num_atoms, config.huber_delta),
         "fractions": lambda: quantile(config.num_atoms, config.huber_delta),
         "particles": lambda: particles(config.num_atoms),
+        "joint": lambda: joint(config.num_atoms, num_rewards),
     }
     if config.head not in heads:
         raise UserError(f"There is no head {config.head!r}; {nearest(config.head, heads)}")
@@ -143,6 +167,11 @@ def of(config, asked: bool = False) -> Head:
 def certain(value: Float[Array, "*B"]) -> Law:
     """The law of a return that is known, [*B, 1]."""
     return Law(value[..., None], jnp.ones((*value.shape, 1)))
+
+
+def bellman(reward: Float[Array, " B *D"], discount: Float[Array, " B"], after: Law) -> Law:
+    """Of reward + discount times what follows, [B, N *D] (see `losses.distributional.bellman`)."""
+    return Law(jax.vmap(distributional.bellman)(reward, discount, after.atoms), after.probs)
 
 
 def lowest(laws: Law) -> Law:

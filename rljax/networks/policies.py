@@ -7,10 +7,11 @@ from jaxtyping import Array, Float
 
 from rljax import distributions
 from rljax.errors import UserError
+from rljax.losses import implicit
 from rljax.networks import heads
 from rljax.networks.feed_forward import FeedForward
 from rljax.networks.heads import Head, Law
-from rljax.types import Continuous, EnvSpec, Key, Params, Transition
+from rljax.types import Continuous, EnvSpec, Key, Metrics, Params, Sample
 
 MEAN = heads.mean()
 
@@ -129,10 +130,22 @@ def q_taken(critic: nn.Module, spec: EnvSpec, params: Params, observation, actio
     return heads.preferred(head.law(outputs_taken(critic, spec, params, observation, action, head)))
 
 
-def critic_losses(
-    critic: nn.Module, spec: EnvSpec, params: Params, steps: Transition, target: Law, head: Head = MEAN
-) -> tuple[Float[Array, "E B"], Float[Array, "E B"]]:
-    """How far each critic's laws of the actions taken are from the targets' [B, M], and their means: half the squared error, for
-    critics that know the mean alone."""
+def loss_of_critics(
+    critic: nn.Module, spec: EnvSpec, params: Params, batch: Sample, target: Law, head: Head = MEAN, expectile=None
+) -> tuple[Float[Array, ""], Metrics]:
+    """How far critics' laws of the actions taken are from targets' [B, M], weighted and summed over critics: half the squared
+    error, for critics that know the mean alone. Beside it the metrics, and the size of the errors of means as `priority` [B].
+
+    Args:
+      expectile: of targets' means, which is learned rather than their mean (rljax.networks.annealing); None: the mean.
+    """
+    steps = batch.transition
     output = outputs_taken(critic, spec, params, steps.observation, steps.action, head)
-    return jax.vmap(jax.vmap(head.loss), (0, None))(output, target), heads.preferred(head.law(output))
+    q = heads.preferred(head.law(output))
+    errors = heads.preferred(target) - q
+    if expectile is None:
+        losses = jax.vmap(jax.vmap(head.loss), (0, None))(output, target)
+    else:
+        losses = jax.vmap(jax.vmap(implicit.expectile_loss, (0, None)), (0, None))(errors, expectile)
+    loss = (batch.weight * losses.sum(axis=0)).mean()
+    return loss, {"loss/critic": loss, "critic/q": q.mean(), "priority": jnp.abs(errors).mean(axis=0)}

@@ -4,10 +4,12 @@ Laws are probabilities on an even support, [S, A, N]. Arrays are P [S, A, S'], R
 terminal states lead to themselves and pay nothing.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rljax.losses.distributional import project
@@ -71,3 +73,32 @@ def iterate(
 
     begin = jnp.broadcast_to(start, (*reward.shape, support.size))
     return jax.lax.scan(step, begin, jnp.arange(num_iterations))
+
+
+def joint(
+    transition: Float[np.ndarray, "S A T"],
+    rewards: Float[np.ndarray, "S A D"],
+    discount: float,
+    policy: Float[np.ndarray, "S A"],
+    num_steps: int,
+) -> list[list[tuple[Float[np.ndarray, "N D"], Float[np.ndarray, " N"]]]]:
+    """The laws [S][A] of D rewards' returns together over so many steps, atoms [N, D] and their probabilities [N], by a policy
+    after the first action: all that can be collected, counted out on the host. Exact where MDPs end within these steps; the
+    number of atoms grows with them, those equal to nine digits being one.
+    """
+    num_states, num_actions, num_rewards = rewards.shape
+    nothing = {(0.0,) * num_rewards: 1.0}
+    laws = [[nothing] * num_actions for _ in range(num_states)]
+
+    def before(state, action, laws):
+        law = defaultdict(float)
+        for after in np.flatnonzero(transition[state, action]):
+            for following in np.flatnonzero(policy[after]):
+                for atom, prob in laws[after][following].items():
+                    collected = np.round(rewards[state, action] + discount * np.array(atom), 9)
+                    law[tuple(collected)] += prob * transition[state, action, after] * policy[after, following]
+        return law
+
+    for _ in range(num_steps):
+        laws = [[before(state, action, laws) for action in range(num_actions)] for state in range(num_states)]
+    return [[(np.array(list(law)), np.array(list(law.values()))) for law in row] for row in laws]

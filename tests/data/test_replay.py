@@ -103,6 +103,25 @@ def test_joins_agree_with_brute_force(num_adds, num_steps):
         assert got.weight == 1.0 and got.slot == slot
 
 
+@pytest.mark.parametrize("num_adds, num_steps", [(3, 1), (3, 3), (9, 3)])
+def test_each_source_of_a_reward_is_summed_as_the_reward_is(num_adds, num_steps):
+    steps = random_steps(np.random.default_rng(num_adds), num_adds * LENGTH)
+    rewards = np.random.default_rng(0).normal(size=(*steps.reward.shape, 2)).astype(np.float32)
+    steps = steps.replace(reward=rewards.sum(-1), extras={"rewards": rewards})
+    ring = replay.init(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), steps), ROWS)
+    for i in range(num_adds):
+        ring = replay.add(ring, jax.tree.map(lambda x, i=i: x[i * LENGTH : (i + 1) * LENGTH], steps))
+    kept = min(num_adds * LENGTH, ROWS)
+    sample = jax.jit(replay.read, static_argnums=3)(ring, np.arange(kept * NUM_ENVS), GAMMA, num_steps)
+    found = np.asarray(sample.transition.extras["rewards"])
+    for slot in range(kept * NUM_ENVS):
+        row, column = divmod(slot, NUM_ENVS)
+        time = next(t for t in range(num_adds * LENGTH - kept, num_adds * LENGTH) if t % ROWS == row)
+        alone = [joined(steps.replace(reward=rewards[..., i]), time, column, num_steps)[0] for i in range(2)]
+        np.testing.assert_allclose(found[slot], alone, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.sum(-1), sample.transition.reward, rtol=1e-5, atol=1e-5)
+
+
 def test_samples_only_what_is_filled_and_all_of_it_for_every_seed():
     ring, _ = filled(2)
     rings = jax.tree.map(lambda x: jnp.stack([x, x]), ring)

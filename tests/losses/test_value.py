@@ -42,3 +42,15 @@ def test_huber(error, delta, expected, slope):
 def test_dueling():
     # mean advantage 2: 10 + [1, 2, 3] - 2
     np.testing.assert_allclose(value.dueling(jnp.array(10.0), jnp.array([1.0, 2.0, 3.0])), [9.0, 10.0, 11.0])
+
+
+def test_decoupled_change_by_hand():
+    """Utilities 1 and 4, 1 and 3 before, a target of 3: the second is 1 off by itself and has moved by 1; the first stayed."""
+    utilities, old, target = jnp.array([1.0, 4.0]), jnp.array([1.0, 3.0]), jnp.array(3.0)
+    weight = 1.0 - np.exp(-1.0)
+    np.testing.assert_allclose(value.decoupled_change(utilities, old, target), weight, rtol=1e-6)
+    slope = jax.grad(value.decoupled_change, (0, 1, 2))(utilities, old, target)
+    np.testing.assert_allclose(slope[0], [0.0, 2.0 * weight], rtol=1e-6)  # weights are constants
+    assert not slope[1].any() and slope[2] == 0.0
+    moved = value.decoupled_change(jnp.array([0.0, 3.0]), old, target)  # 3 off, and moved by 1; the second is right
+    np.testing.assert_allclose(moved, 1.0 - np.exp(-3.0), rtol=1e-6)
