@@ -5,7 +5,7 @@
     modular-N                    the sum of two numbers below N, modulo N; a number is one token
 
 The answer ends with END. Reward 1 for the right answer and 0 for any other; with `dense=true` the share of the answer's tokens that
-stand before the first mistake.
+stand before the first mistake. `slack=4` allows so many tokens more than the answer has.
 """
 
 import functools
@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from rljax.errors import UserError
 from rljax.record import record, static
-from rljax.tokens import END, NUM_SPECIAL, PAD
+from rljax.tokens import END, NUM_SPECIAL, PAD, mask
 from rljax.types import EnvSpec, Key, TimeStep, Tokens
 
 DIGITS = 10
@@ -39,6 +40,7 @@ class Verified:
 
     task: Task = static()
     dense: bool = static(False)
+    slack: int = static(0)  # tokens that a completion may have beside those of the answer
 
     @property
     def spec(self) -> EnvSpec:
@@ -48,7 +50,7 @@ class Verified:
     def example(self, key: Key) -> tuple[Int[Array, " P"], Int[Array, " T"]]:
         """A prompt and its right answer."""
         prompt, answer = self.task.draw(key)
-        return prompt.astype(jnp.int32), jnp.append(answer, END).astype(jnp.int32)
+        return prompt.astype(jnp.int32), jnp.pad(jnp.append(answer, END), (0, self.slack)).astype(jnp.int32)
 
     def reset(self, key: Key) -> tuple[Int[Array, " T"], Int[Array, " P"]]:
         prompt, answer = self.example(key)
@@ -56,10 +58,10 @@ class Verified:
 
     def step(self, state: Int[Array, " T"], action: Int[Array, " T"], key: Key) -> tuple[Int[Array, " T"], TimeStep]:
         del key
-        right = jnp.cumprod(action == state)
+        right, there = jnp.cumprod(action == state), mask(state)
         return state, TimeStep(
             observation=jnp.zeros(self.spec.observation_shape, jnp.int32),
-            reward=(right.mean() if self.dense else right[-1]).astype(jnp.float32),
+            reward=((right * there).sum() / there.sum() if self.dense else right[-1]).astype(jnp.float32),
             terminated=jnp.bool_(True),
             truncated=jnp.bool_(False),
         )
@@ -109,11 +111,14 @@ def names() -> list[str]:
 
 
 def options(name: str) -> dict[str, Any]:
-    return {"dense": False}
+    return {"dense": False, "slack": 0}
 
 
-def make(name: str, dense: bool = False) -> Verified:
-    return Verified(_task(name), dense)
+def make(name: str, dense: bool = False, slack: int = 0) -> Verified:
+    """Raises UserError where `slack` is below 0."""
+    if slack < 0:
+        raise UserError(f"slack={slack} must be 0 or more tokens.")
+    return Verified(_task(name), dense, slack)
 
 
 @functools.cache  # equal names are equal programs

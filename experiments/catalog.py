@@ -163,6 +163,14 @@ def tuned(agent_name: str, env_name: str) -> dict[str, Any]:
     return dict(importlib.import_module(f"rljax.experiments.configs.{agent_name}").TUNED.get(env_name, {}))
 
 
+def shared_shape(first: Any, second: Any) -> list[str]:
+    """Names of the fields that shape the program in the nearest kind of config that both are."""
+    kind = next(kind for kind in type(first).__mro__ if isinstance(second, kind))
+    return (
+        [field.name for field in dataclasses.fields(kind) if is_static(field)] if dataclasses.is_dataclass(kind) else []
+    )
+
+
 def fields(config: Any) -> dict[str, Any]:
     """A config as a plain dictionary."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}

@@ -75,8 +75,10 @@ def defaults(argv: list[str]) -> dict[str, Any]:
         return saved.config
     if start_from := peek(argv, "start_from"):
         initial = Folder(start_from).plan()
+        agent = peek(argv, "agent") or initial.agent
         for name in INHERITED:
-            FLAGS.set_default(name, getattr(initial, name))
+            if name not in catalog.GIVEN or catalog.takes(agent, name):
+                FLAGS.set_default(name, getattr(initial, name))
         if peek(argv, "agent") in (None, initial.agent):
             config = catalog.fields(catalog.configure(initial.agent, initial.config))
             if catalog.needs_data(initial.agent) and "online" not in config and "num_envs" not in config:

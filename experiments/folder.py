@@ -16,6 +16,7 @@ import numpy as np
 
 from rljax import logging, parallel, plots
 from rljax.checkpoint import Checkpoints
+from rljax.envs import make as make_env
 from rljax.errors import UserError
 from rljax.experiments import catalog
 from rljax.experiments.plan import LearnedReward, Plan, Program
@@ -177,19 +178,26 @@ def initial_agents(run_dir: str | pathlib.Path, program: Program) -> Any:
     other = UserError(
         f"--start_from={run_dir} is a run of {before.agent} on {before.env}; it cannot go on as {plan.agent} on {plan.env}."
     )
-    if before.env != plan.env:
+    if before.env != plan.env and make_env(before.env).spec != program.env.spec:
         raise other
-    if catalog.fields(program.config).get("anneal_learning_rate"):
+    trained, states = _seed_by_seed("start_from", run_dir, program)
+    if any(catalog.fields(config).get("anneal_learning_rate") for config in (program.config, trained.program.config)):
         raise UserError(
             f"--start_from={run_dir} has agents whose learning rate has fallen to 0; there is nothing to go on by."
         )
-    trained, states = _seed_by_seed("start_from", run_dir, program)
-    shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     one = jax.eval_shape(lambda key: program.agent(program.points[0]).init(key), jax.random.key(0))
-    if jax.tree.structure(trained.states) != jax.tree.structure(
-        one
-    ):  # agents whose states are alike may go on as each other
-        raise other
+    if (
+        before.agent != plan.agent
+    ):  # agents whose states are alike may go on as each other, where these mean the same to both
+        if type(trained.states) is not type(one):
+            raise other
+        for name in catalog.shared_shape(trained.program.config, program.config):
+            theirs, ours = getattr(trained.program.config, name), getattr(program.config, name)
+            if theirs != ours:
+                raise UserError(
+                    f"--start_from={run_dir} has agents of {name}={theirs}, not {ours}: give --config.{name}={theirs}."
+                )
+    shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     if shape(parallel.select(trained.states, 0)) != shape(one):
         raise UserError(
             f"--start_from={run_dir} has agents of another shape than {plan.agent} has with these settings."

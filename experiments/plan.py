@@ -21,7 +21,7 @@ from rljax.errors import UserError
 from rljax.experiments import catalog, datasets
 from rljax.record import record, static
 from rljax.sources import Demonstrator
-from rljax.types import Agent, Env
+from rljax.types import Agent, Env, EnvSpec
 
 MAX_CHUNKS = 100
 
@@ -152,6 +152,11 @@ class Program:
         """What the source reads besides the environment: the names of its arguments and of the plan's fields."""
         return [name for name in GIVEN if getattr(self.plan, name)]
 
+    @property
+    def spec(self) -> EnvSpec:
+        """What the agent is made for: the environment's, but that a learned reward is one, whatever the environment's come from."""
+        return dataclasses.replace(self.env.spec, num_rewards=1) if self.plan.reward_from else self.env.spec
+
     @functools.cached_property
     def given(self) -> dict[str, Dataset | Demonstrator]:
         """What the source reads, by name, looked up when first asked for, since acting needs none of it."""
@@ -194,7 +199,7 @@ class Program:
         return self.source.warmup_steps + chunks * self.chunk * self.steps_per_iteration
 
     def agent(self, point: dict[str, Any]) -> Agent:
-        return self.module.make(self.env.spec, self.config.replace(**point))
+        return self.module.make(self.spec, self.config.replace(**point))
 
     def learner(self, point: dict[str, Any], given: Any = None, reward: LearnedReward | None = None) -> train.Learner:
         """The loop for the point of a sweep, on `self.given`; all arguments may be traced. A learned reward is paid in the place of
@@ -205,7 +210,7 @@ class Program:
             if "dataset" in given:
                 of_steps = functools.partial(reward.function, reward.state)
                 given["dataset"] = dataset_lib.paid(given["dataset"], of_steps, memory=reward.memory)
-        return train.make(self.module.make(self.env.spec, config), self._source(config, given, env))
+        return train.make(self.module.make(self.spec, config), self._source(config, given, env))
 
     def inputs(self):
         """Keys and points [padded] of all runs."""

@@ -19,7 +19,8 @@ def check_env(env: Env) -> None:
     result = jax.eval_shape(env.reset, key)
     _require(_is_pair(result), f"{name}.reset must return (state, observation), not {_kind(result)}.")
     state, observation = result
-    _require_shape(f"{name}.reset: the observation", observation, spec.observation_shape)
+    prompts = jnp.int32 if isinstance(spec.action, Tokens) else None
+    _require_shape(f"{name}.reset: the observation", observation, spec.observation_shape, prompts)
     dtype = jnp.float32 if isinstance(spec.action, Continuous) else jnp.int32
     result = jax.eval_shape(env.step, state, jax.ShapeDtypeStruct(spec.action.shape, dtype), key)
     _require(

@@ -24,6 +24,10 @@ class Completions:
     log_prob: Float[Array, "Q K T"]  # of each token by whom it was drawn; 0 where none stands
     reward: Float[Array, "Q K"]
 
+    def flat(self) -> tuple[Int[Array, "B P"], Int[Array, "B T"]]:
+        """Prompts and completions one by one, [Q K]."""
+        return jnp.repeat(self.prompt, self.tokens.shape[1], axis=0), self.tokens.reshape(-1, self.tokens.shape[-1])
+
 
 def groups(env: Env, num_prompts: int, group_size: int) -> Source:
     """Fresh `Completions` [num_prompts, group_size] of the present policy; a completion is a step of the environment.
@@ -31,7 +35,7 @@ def groups(env: Env, num_prompts: int, group_size: int) -> Source:
     The agent's `act` tells the `log_prob` [B, T] of what it wrote among its extras.
 
     Raises:
-      UserError: actions of the environment are no completions.
+      UserError: actions of the environment are no completions, or the agent does not tell.
     """
     check(env.spec)
 
@@ -41,12 +45,16 @@ def groups(env: Env, num_prompts: int, group_size: int) -> Source:
         env_state, prompt = spread(jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), begun))
         size = num_prompts * group_size
         tokens, _, extras = agent.act(agent_state, prompt, initial_memory(agent, size), act_key, True)
+        if "log_prob" not in extras:
+            raise UserError(
+                "Who learns from groups must tell the `log_prob` [B, T] of what it wrote, among the extras of `act`."
+            )
         _, following = jax.vmap(env.step)(env_state, tokens, jax.random.split(step_key, size))
         grouped = lambda x: x.reshape(num_prompts, group_size, *x.shape[1:])
         batch = Completions(begun[1], grouped(tokens), grouped(extras["log_prob"]), grouped(following.reward))
         done = jnp.ones(size, bool)
         lengths = mask(tokens).sum(axis=-1)
-        finished = {"episode/return": average(following.reward, done), "episode/length": average(lengths, done)}
+        finished = {"episode/return": average(following.reward, done), "completion/length": average(lengths, done)}
         return state, batch, finished
 
     return Source(lambda agent, key: (), next_batch, env_steps=num_prompts * group_size)
@@ -60,7 +68,9 @@ def examples(env: Env, num_prompts: int) -> Source:
     """
     check(env.spec)
     if not hasattr(env, "example"):
-        raise UserError(f"{type(env).__name__} has no `example`, which tells a prompt and its right answer.")
+        raise UserError(
+            f"{type(env).__name__} has no `example`, which tells what would be right; options that wrap it hide that."
+        )
 
     def next_batch(state, agent, agent_state, key):
         prompt, answer = jax.vmap(env.example)(jax.random.split(key, num_prompts))
@@ -71,8 +81,10 @@ def examples(env: Env, num_prompts: int) -> Source:
 
 
 def check(spec: EnvSpec) -> None:
-    """Raises UserError where actions are no completions."""
+    """Raises UserError where actions are no completions, or an episode may have more than one."""
     if not isinstance(spec.action, Tokens):
         raise UserError(
             f"Who writes tokens needs an environment of them, as tokens/sort-8; here actions are {spec.action}."
         )
+    if spec.episode_length != 1:
+        raise UserError(f"A completion ends its episode: episode_length must be 1, not {spec.episode_length}.")

@@ -46,13 +46,22 @@ class Continuous:
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Completions: an action is up to `length` tokens of a vocabulary at once (see rljax.tokens). Observations are prompts.
+    """Completions: an action is up to `length` tokens at once, and ends its episode. Observations are prompts, int32 [P].
+
+    Token 0 is PAD and token 1 END (rljax.tokens), so a task's own begin at 2 and `vocabulary` counts all of them. A prompt is
+    padded before its first token. A completion has its END within `length`, unless it was cut off, and PAD after it.
 
     Agents that pick one of some actions, or a point in a box, ask for `num_actions` or `size` and are refused.
     """
 
     vocabulary: int
     length: int
+
+    def __post_init__(self):
+        if self.vocabulary <= 2 or self.length < 1:
+            raise UserError(
+                f"{self.vocabulary} tokens, of which 0 is PAD and 1 is END, in completions of {self.length} say nothing."
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:

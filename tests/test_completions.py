@@ -11,6 +11,7 @@ from rljax.agents.online import ppo
 from rljax.check import check_agent
 from rljax.errors import UserError
 from rljax.networks import language_model
+from rljax.types import EnvSpec, Tokens
 
 ENV = envs.make("tokens/copy-2")
 
@@ -27,7 +28,7 @@ def test_a_group_answers_one_prompt():
     told = agent.log_prob(state, jnp.repeat(batch.prompt, 4, axis=0), batch.tokens.reshape(20, 3))
     np.testing.assert_allclose(batch.log_prob.sum(-1).reshape(20), told, atol=1e-5)
     assert metrics["episode/return"].count == 20
-    assert metrics["episode/length"].total == (np.asarray(batch.tokens) > 0).sum()
+    assert metrics["completion/length"].total == (np.asarray(batch.tokens) > 0).sum()
 
 
 def test_examples_are_right():
@@ -45,6 +46,20 @@ def test_who_does_not_write_is_refused_and_who_writes_elsewhere_too():
     for begin in (lambda: sft.make(elsewhere.spec), lambda: completions.groups(elsewhere, 2, 2)):
         with pytest.raises(UserError, match="Who writes tokens needs an environment of them, as tokens/sort-8"):
             begin()
+
+
+def test_what_else_cannot_be_is_refused():
+    with pytest.raises(UserError, match="of which 0 is PAD and 1 is END"):
+        Tokens(2, 6)
+    with pytest.raises(UserError, match="episode_length must be 1, not None"):
+        completions.check(EnvSpec((3,), Tokens(9, 4)))
+    silent = sft.make(ENV.spec)._replace(
+        act=lambda state, prompt, memory, *_: (jnp.ones((6, 3), jnp.int32), memory, {})
+    )
+    with pytest.raises(UserError, match="must tell the `log_prob`"):
+        completions.groups(ENV, 2, 3).next((), silent, (), jax.random.key(0))
+    with pytest.raises(UserError, match="temperature must be above 0"):
+        sft.make(ENV.spec, sft.Config(temperature=0.0))
 
 
 def test_supervised_loss_by_hand_and_it_learns():

@@ -2,36 +2,33 @@
 2023, arXiv:2305.18290; iterated on policy as by Xiong et al., 2023, arXiv:2312.11456.
 
 Which loss is a name (`rljax.losses.alignment.METHODS`), so each method of the family is a line of configuration. With
-`reference_rate` 0 the reference stays where the run began; with 1 it is the policy of the step before, and nothing keeps the run
-near its beginning.
+`reference_rate` 0 the reference stays what it was at first (after `--start_from` that of the agent begun from); with 1 it is the
+policy of the step before, and nothing keeps the run near its beginning.
 """
 
 import jax
 import jax.numpy as jnp
 
-from rljax import completions
 from rljax.agents.alignment import writer
-from rljax.agents.alignment.writer import State
+from rljax.agents.alignment.writer import State, source
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.losses import alignment, listwise
 from rljax.networks import language_model
 from rljax.record import record, static
 from rljax.tokens import mask
-from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Source
+from rljax.types import Agent, EnvSpec, Key, Metrics
 from rljax.updates import descend
+
+__all__ = ["Config", "make", "source"]
 
 
 @record
-class Config(writer.Config):
-    """Defaults: DPO's temperature; sizes for tasks of digits. Other numbers of a method are those of `alignment.METHODS`."""
+class Config(writer.GroupConfig):
+    """Numbers of a method are those of `alignment.METHODS`."""
 
-    learning_rate: float = 3e-4
-    beta: float = 0.1  # of methods that have it
-    reference_rate: float = 0.0  # by which the reference follows the policy at each update
+    beta_scale: float = 1.0  # times the method's own beta, where it has one
     method: str = static("dpo")
-    num_prompts: int = static(32)
-    group_size: int = static(8)
 
 
 def make(spec: EnvSpec, config: Config = Config()) -> Agent:
@@ -44,14 +41,14 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     alignment.check(config.method)
     if config.group_size < 2:
         raise UserError(f"group_size={config.group_size} leaves no pair to compare; it must be 2 at least.")
-    changes = {"beta": config.beta} if "beta" in alignment.METHODS[config.method] else {}
+    numbers = alignment.METHODS[config.method]
+    changes = {"beta": config.beta_scale * numbers["beta"]} if "beta" in numbers else {}
 
     def of_groups(params, batch: Completions):
         """Log-probabilities [Q, K] of whole completions."""
-        groups, size, _ = batch.tokens.shape
-        tokens = batch.tokens.reshape(groups * size, -1)
-        logits = language_model.completion_logits(parts.network, params, jnp.repeat(batch.prompt, size, 0), tokens)
-        return language_model.taken(logits, tokens, config.temperature).sum(-1).reshape(groups, size)
+        prompt, tokens = batch.flat()
+        logits = language_model.completion_logits(parts.network, params, prompt, tokens)
+        return language_model.taken(logits, tokens, config.temperature).sum(-1).reshape(batch.reward.shape)
 
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
         reference = of_groups(state.reference, batch)
@@ -70,14 +67,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             return value, {"loss/policy": value, **told}
 
         model, metrics = descend(parts.optimiser, state.model, loss)
-        rate = config.reference_rate
-        moved = jax.tree.map(lambda old, new: old + rate * (new - old), state.reference, model.params)
-        metrics |= {"group/mixed": decided.mean(), "group/best": batch.reward.max(axis=1).mean()}
-        return State(model, moved), metrics
+        state, told = writer.after(config, state, model, batch)
+        return state, metrics | told
 
     return Agent(parts.init, parts.act, update, log_prob=parts.log_prob)
-
-
-def source(env: Env, config: Config = Config()) -> Source:
-    """`num_prompts` prompts, each answered `group_size` times by the present policy; steps are completions."""
-    return completions.groups(env, config.num_prompts, config.group_size)

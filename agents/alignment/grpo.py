@@ -12,26 +12,28 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rljax import completions
 from rljax import metrics as metrics_lib
 from rljax.agents.alignment import writer
-from rljax.agents.alignment.writer import State
+from rljax.agents.alignment.writer import State, source
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.losses import divergence, outcome, surrogate
 from rljax.networks import language_model
 from rljax.record import record, static
 from rljax.tokens import mask
-from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Source
+from rljax.types import Agent, EnvSpec, Key, Metrics
 from rljax.updates import descend, minibatch_epochs
+
+__all__ = ["Config", "Written", "check", "make", "source"]
+
+SHARES = ("bnpo", "max_rl", "max_rl_full")  # advantages that are made of shares of success, so of rewards 0 and 1
 
 
 @record
-class Config(writer.Config, outcome.Options, surrogate.Options):
+class Config(writer.GroupConfig, outcome.Options, surrogate.Options):
     """Defaults: the paper's loss, without its divergence; sizes for tasks of digits. The numbers of a surrogate or an advantage
     have the names they have there, and are read by it alone."""
 
-    learning_rate: float = 3e-4
     advantage: str = static("grpo")  # of outcome.ADVANTAGES
     metric: str = static("entropy")  # canon: halves groups by the mean entropy of the tokens, or by length
     surrogate: str = static("ppo")  # of surrogate.SURROGATES
@@ -44,9 +46,6 @@ class Config(writer.Config, outcome.Options, surrogate.Options):
     kl_place: str = static("loss")  # of divergence.PLACES
     kl_coefficient: float = 0.01
     entropy_coefficient: float = 0.0
-    reference_rate: float = 0.0  # by which the reference follows the policy at each update; 0: never
-    num_prompts: int = static(32)
-    group_size: int = static(8)
     num_epochs: int = static(1)
     num_minibatches: int = static(1)
 
@@ -59,8 +58,8 @@ class Written(NamedTuple):
     log_prob: Float[Array, "B T"]  # when it was drawn
     reference: Float[Array, "B T"]  # by the reference, or that of all tokens [B, T, V] where the divergence is exact
     advantage: Float[Array, " B"]
-    reward: Float[Array, " B"]
-    success: Float[Array, " B"]  # mean reward of its group
+    reward: Float[Array, " B"]  # as the environment paid
+    success: Float[Array, " B"]  # mean reward of its group, as well
     counts: Bool[Array, " B"]  # in the loss
 
 
@@ -83,7 +82,10 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
         return surrogate.surrogate(config.surrogate, log_prob, written.log_prob, written.advantage, there, config)
 
     def paid(batch: Completions, reference) -> Float[Array, "Q K"]:
-        """Rewards, less for long completions and for such as the reference would not have written."""
+        """Rewards, less for long completions and for such as the reference would not have written. Advantages that are made of
+        shares of success read them as they are."""
+        if config.advantage in SHARES:
+            return batch.reward
         length = mask(batch.tokens).sum(axis=-1).astype(jnp.float32)
         penalty = surrogate.overlong_penalty(length, float(parts.length), jnp.maximum(config.overlong_buffer, 1e-6))
         reward = batch.reward + jnp.where(config.overlong_buffer > 0.0, penalty, 0.0)
@@ -93,10 +95,12 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
         return reward
 
     def read(state: State, batch: Completions) -> Written:
-        groups, size, _ = batch.tokens.shape
-        flat = lambda x: x.reshape(groups * size, *x.shape[2:])
-        prompt, tokens = jnp.repeat(batch.prompt, size, axis=0), flat(batch.tokens)
-        reference = flat(batch.log_prob)
+        flat = lambda x: x.reshape(-1, *x.shape[2:])
+        prompt, tokens = batch.flat()
+        log_prob = flat(batch.log_prob)
+        if config.dtype != "float32":  # what rounds differently when it is read anew would be taken for another policy
+            log_prob = taken(logits_of(state.model.params, prompt, tokens), tokens)
+        reference = log_prob
         if config.kl:
             logits = logits_of(state.reference, prompt, tokens)
             reference = log_probs(logits) if config.kl == "exact" else taken(logits, tokens)
@@ -108,15 +112,15 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
                 entropy = language_model.entropy(logits_of(state.model.params, prompt, tokens) / config.temperature)
                 metric = (entropy.reshape(there.shape) * there).sum(axis=-1) / jnp.maximum(length, 1.0)
         advantage = outcome.advantages(config.advantage, outcome.Samples(reward, length, metric), config)
-        success = jnp.broadcast_to(reward.mean(axis=1, keepdims=True), reward.shape)
+        success = jnp.broadcast_to(batch.reward.mean(axis=1, keepdims=True), reward.shape)
         counts = jnp.ones(reward.shape, bool)
         if config.only_mixed:
-            counts = jnp.broadcast_to((reward != reward[:, :1]).any(axis=1, keepdims=True), reward.shape)
+            counts = jnp.broadcast_to((batch.reward != batch.reward[:, :1]).any(axis=1, keepdims=True), reward.shape)
         if config.advantage == "d3s":
             plain = outcome.grpo(reward, config.ddof, config.eps)
-            counts = counts & outcome.most_varied(plain, config.count)
-        each = flat(advantage), flat(reward), flat(success), flat(counts)
-        return jax.lax.stop_gradient(Written(prompt, tokens, flat(batch.log_prob), reference, *each))
+            counts = counts & outcome.most_varied(plain, config.kept * reward.size)
+        each = flat(advantage), flat(batch.reward), flat(success), flat(counts)
+        return jax.lax.stop_gradient(Written(prompt, tokens, log_prob, reference, *each))
 
     def distance(logits, log_prob, written: Written, there) -> Float[Array, "B T"]:
         """The divergence from the reference, of each token."""
@@ -143,7 +147,7 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
         value = metrics_lib.mean(surrogate.aggregate(each, there, config.aggregation, longest))
         ratio = jnp.exp(jax.vmap(surrogate.log_ratios)(log_prob, written.log_prob, there))
         outside = (ratio < 1.0 - config.clip_low) | (ratio > 1.0 + config.clip_high)
-        metrics |= {"loss/policy": value, "policy/clipped": mean(outside.astype(jnp.float32))}
+        metrics |= {"loss/policy": value, "policy/outside": mean(outside.astype(jnp.float32))}
         return value, metrics
 
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
@@ -156,14 +160,8 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
             config.num_epochs,
             config.num_minibatches,
         )
-        rate = config.reference_rate
-        reference = jax.tree.map(lambda old, new: old + rate * (new - old), state.reference, model.params)
-        metrics |= {
-            "group/mixed": (batch.reward != batch.reward[:, :1]).any(axis=1).mean(),
-            "group/best": batch.reward.max(axis=1).mean(),
-            "advantage/size": jnp.abs(written.advantage).mean(),
-        }
-        return State(model, reference), metrics
+        state, told = writer.after(config, state, model, batch)
+        return state, metrics | told | {"advantage/size": jnp.abs(written.advantage).mean()}
 
     return Agent(parts.init, parts.act, update, log_prob=parts.log_prob)
 
@@ -179,10 +177,9 @@ def check(config: Config) -> None:
             raise UserError("The exact divergence is a term of the loss: kl_place must be loss.")
     elif config.kl:
         divergence.check(config.kl, config.kl_place)
+    if config.kl_place == "reward" and config.kl and config.advantage in SHARES:
+        raise UserError(
+            f"{config.advantage} reads shares of success: the divergence must be in the loss, by kl_place=loss."
+        )
     if config.metric not in ("entropy", "length"):
         raise UserError(f"metric={config.metric!r} must be entropy or length.")
-
-
-def source(env: Env, config: Config = Config()) -> Source:
-    """`num_prompts` prompts, each answered `group_size` times by the present policy; steps are completions."""
-    return completions.groups(env, config.num_prompts, config.group_size)

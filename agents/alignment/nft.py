@@ -18,7 +18,7 @@ __all__ = ["Config", "make", "source"]
 
 @record
 class Config(grpo.Config):
-    """Defaults: four updates on each batch. The names of advantages and surrogates are not read."""
+    """Defaults: four updates on each batch. Neither advantages nor surrogates move it, nor what is taken off rewards."""
 
     floor: float = 1e-2  # below which the value of a wrong answer's remainder stays
     weight: str = static("grpo")  # of prompts by their success: of surrogate.NFT_WEIGHTS

@@ -31,13 +31,11 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     parts = writer.make(spec, config)
 
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
-        copies = batch.tokens.shape[1]
-        prompt = jnp.repeat(batch.prompt, copies, axis=0)
-        tokens = batch.tokens.reshape(-1, batch.tokens.shape[-1])
+        prompt, tokens = batch.flat()
 
         def loss(params):
             logits = language_model.completion_logits(parts.network, params, prompt, tokens)
-            value = -language_model.taken(logits, tokens).sum() / jnp.maximum(mask(tokens).sum(), 1)
+            value = -language_model.taken(logits, tokens, config.temperature).sum() / jnp.maximum(mask(tokens).sum(), 1)
             return value, {"loss/policy": value}
 
         model, metrics = descend(parts.optimiser, state.model, loss)

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from rljax import completions
+from rljax.completions import Completions
+from rljax.errors import UserError
 from rljax.networks import language_model
 from rljax.networks.language_model import LanguageModel
 from rljax.record import record, static
 from rljax.tokens import mask
-from rljax.types import EnvSpec, Key, Model, Params
+from rljax.types import Env, EnvSpec, Key, Metrics, Model, Params, Source
 
 
 @record
@@ -32,8 +34,19 @@ class Config:
     dtype: str = static("float32")
 
 
+@record
+class GroupConfig(Config):
+    """Of agents that learn from groups of their own completions."""
+
+    learning_rate: float = 3e-4
+    reference_rate: float = 0.0  # by which the reference follows the policy at each update; 0: never
+    num_prompts: int = static(32)
+    group_size: int = static(8)
+
+
 class State(NamedTuple):
-    """Agents of this folder begin as each other (`--start_from`): supervised first, then by reward."""
+    """Agents of this folder begin as each other (`--start_from`): supervised first, then by reward. The reference comes along; of
+    one that was supervised it is the policy itself."""
 
     model: Model
     reference: Params  # of the policy that one should stay near to
@@ -57,6 +70,10 @@ def make(spec: EnvSpec, config: Config) -> Writer:
       UserError: actions are no completions, or sizes do not go together.
     """
     completions.check(spec)
+    if isinstance(config.temperature, float) and config.temperature <= 0.0:
+        raise UserError(
+            "temperature must be above 0; the likeliest tokens are those of evaluation without --eval_explore."
+        )
     network = LanguageModel(
         spec.action.vocabulary,
         config.width,
@@ -90,3 +107,15 @@ def make(spec: EnvSpec, config: Config) -> Writer:
         return jnp.where(greedy, 0.0, -jnp.inf)
 
     return Writer(network, optimiser, init, act, log_prob, spec.action.length)
+
+
+def after(config: GroupConfig, state: State, model: Model, batch: Completions) -> tuple[State, Metrics]:
+    """The state once the model has learned from a batch, and what all agents tell of groups."""
+    reference = optax.incremental_update(model.params, state.reference, config.reference_rate)
+    mixed = (batch.reward != batch.reward[:, :1]).any(axis=1)
+    return State(model, reference), {"group/mixed": mixed.mean(), "group/best": batch.reward.max(axis=1).mean()}
+
+
+def source(env: Env, config: GroupConfig) -> Source:
+    """`num_prompts` prompts, each answered `group_size` times by the present policy; steps are completions."""
+    return completions.groups(env, config.num_prompts, config.group_size)

@@ -21,7 +21,7 @@ from rljax.losses import value
 from rljax.networks.ensemble import ensemble
 from rljax.networks.feed_forward import FeedForward, structure
 from rljax.record import record, static
-from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Sample, Source
+from rljax.types import Agent, Discrete, Env, EnvSpec, Key, Metrics, Sample, Source
 from rljax.updates import descend
 
 
@@ -73,7 +73,7 @@ def index_of(spec: EnvSpec, num_bins: int, action: Float[Array, "*B D"]) -> Int[
 
 def check(spec: EnvSpec, config: Config) -> None:
     """Raises UserError where actions are discrete, or there is but one value for each dimension."""
-    if not isinstance(spec.action, Continuous):
+    if isinstance(spec.action, Discrete):
         raise UserError("DecQN cuts continuous actions into a few, and this environment's are discrete: take DQN.")
     if config.num_bins < 2:
         raise UserError(f"num_bins={config.num_bins} must be at least 2, the ends of each dimension.")

@@ -28,7 +28,7 @@ from rljax.networks.feed_forward import structure
 from rljax.networks.heads import Law
 from rljax.networks.values import Output, QNetwork
 from rljax.record import record, signed, static
-from rljax.types import Agent, Discrete, Env, EnvSpec, Key, Metrics, Sample, Source
+from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Sample, Source
 from rljax.updates import descend
 
 
@@ -78,7 +78,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     Raises:
       UserError: actions are continuous, a head or a preference is not known, or a switch is at odds with another.
     """
-    if not isinstance(spec.action, Discrete):
+    if isinstance(spec.action, Continuous):
         raise UserError("DQN is for discrete actions and this environment's are continuous: take SAC or TD3.")
     if config.munchausen and config.num_steps != 1:
         raise UserError(

@@ -107,7 +107,7 @@ def source(env: Env, config: Config, dataset) -> Source:
     def judgements(ring: replay_lib.Replay, key: Key) -> Judged:
         """Pairs of a demonstrated segment and one of the ring; where that holds none yet, nothing is said."""
         shown_key, own_key = jax.random.split(key)
-        start, length = feedback_lib.segments(dataset, shown_key, (pairs,), config.segment)
+        start, length = feedback_lib.segments(dataset, shown_key, (pairs,), config.segment, weighted=True)
         shown, shown_mask = feedback_lib.steps_of(dataset, start, length, config.segment)
         done, done_mask = replay_lib.segments(ring, own_key, (pairs,), config.segment)
         beside = lambda a, b: jnp.stack([a, b.astype(a.dtype)], axis=1)

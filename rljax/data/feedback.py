@@ -49,15 +49,20 @@ class Judged:
     rater: Int[Array, " B"]
 
 
-def segments(dataset, key: Key, shape: tuple[int, ...], length: int) -> tuple[Array, Array]:
+def segments(dataset, key: Key, shape: tuple[int, ...], length: int, weighted: bool = False) -> tuple[Array, Array]:
     """Segments of `length` steps drawn uniformly from all that lie within an episode: their first rows and lengths, of `shape`.
 
-    An episode that is shorter is a segment by itself.
+    An episode that is shorter is a segment by itself. weighted: segments are drawn in proportion to the weights of their episodes.
     """
     episode_key, start_key = jax.random.split(key)
     last_start = jnp.maximum(dataset.length - length, 0)
-    cumulative = jnp.cumsum(last_start + 1)
-    chosen = jax.random.randint(episode_key, shape, 0, cumulative[-1])
+    if weighted:
+        weight = jnp.diff(dataset.cumulative, prepend=0.0) / dataset.length
+        cumulative = jnp.cumsum((last_start + 1) * weight)
+        chosen = cumulative[-1] * jax.random.uniform(episode_key, shape)
+    else:
+        cumulative = jnp.cumsum(last_start + 1)
+        chosen = jax.random.randint(episode_key, shape, 0, cumulative[-1])
     episode = jnp.searchsorted(cumulative, chosen, side="right", method="scan_unrolled")
     offset = jax.random.randint(start_key, shape, 0, last_start[episode] + 1)
     return dataset.start[episode] + offset, jnp.minimum(dataset.length[episode], length)

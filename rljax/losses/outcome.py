@@ -215,7 +215,7 @@ def most_varied(advantage: Groups, count: Count) -> Bool[Array, "Q K"]:
     flat = jnp.sort(advantage.reshape(-1))
     flat = flat - flat.mean()
     n = flat.size
-    count = jnp.asarray(count).astype(jnp.int32)
+    count = jnp.round(jnp.asarray(count, jnp.float32)).astype(jnp.int32)
     low = jnp.arange(n + 1)  # this many of the least
     high = jnp.clip(count - low, 0, n)
     sums = lambda x: jnp.concatenate([jnp.zeros(1, x.dtype), jnp.cumsum(x)])
@@ -282,7 +282,7 @@ class Options:
     k: int = static(2)  # pass_at_k: best of how many
     share: float = 0.5  # CANON: of the comparison with the other half
     tilt: float = 1.0  # CANON: what rewards of the upper half count
-    count: int = 1  # D3S: samples kept of the batch
+    kept: float = 0.5  # D3S: share of the batch's samples that is kept
 
 
 ADVANTAGES = {
@@ -305,7 +305,7 @@ ADVANTAGES = {
     "canon": lambda s, o: canon(s.reward, s.metric, o.share, o.tilt),
     "best": lambda s, o: best(s.reward),
     "best_and_worst": lambda s, o: best_and_worst(s.reward),
-    "d3s": lambda s, o: d3s(s.reward, o.count, o.ddof, o.eps),
+    "d3s": lambda s, o: d3s(s.reward, o.kept * s.reward.size, o.ddof, o.eps),
 }
 READS = {"reinforce_plus_plus": "length", "reinforce_plus_plus_baseline": "length", "opo": "length", "canon": "metric"}
 

@@ -199,7 +199,7 @@ class Options:
     temperature_negative: float = 1.05
     drift_alpha: float = 2.0  # discovered
     drift_beta: float = 0.6
-    kl_coefficient: float = 1.0  # mirror_descent
+    drift_coefficient: float = 1.0  # mirror_descent: one over its step size
 
 
 def _cispo(log_prob, log_ratio, advantage, lowest, highest):
@@ -222,7 +222,7 @@ SURROGATES = {
     "gmpo": lambda p, r, a, m, o: gmpo(r, a, m, o.clip_low, o.clip_high),
     "sapo": lambda p, r, a, m, o: _tokenwise(sapo)(r, a, o.temperature_positive, o.temperature_negative),
     "discovered": lambda p, r, a, m, o: _with_drift(r, a, discovered_drift, o.drift_alpha, o.drift_beta),
-    "mirror_descent": lambda p, r, a, m, o: _with_drift(r, a, kl_drift, o.kl_coefficient),
+    "mirror_descent": lambda p, r, a, m, o: _with_drift(r, a, kl_drift, o.drift_coefficient),
 }
 
 
@@ -244,6 +244,7 @@ def surrogate(
     Args:
       advantage: of the completion, or of each token; a constant.
     """
+    chex.assert_rank(log_prob, 1)  # one completion: vmap over those of a batch
     options = options or Options()
     check(name, options)
     ratio = log_ratios(log_prob, behaviour_log_prob, mask)

@@ -23,7 +23,9 @@ class Config:
 
     annealed: bool = static(False)
     expectile: float = 0.9  # at first, from 0.5 to below 1; theirs are from 0.9 to 0.99
-    annealing_steps: float = 5e5  # gradient steps of the critics over which it falls to 0.5
+    annealing_steps: float = (
+        5e5  # gradient steps of the critics, counted from the first of all, over which it falls to 0.5
+    )
 
 
 def wanted(config: Any) -> bool:
@@ -39,6 +41,8 @@ def check(config: Any, spec: EnvSpec, head: Head, own_loss: bool = False) -> Non
     """
     if not wanted(config):
         return
+    if isinstance(config.expectile, float) and not 0.5 <= config.expectile < 1.0:
+        raise UserError(f"expectile={config.expectile} must be from 0.5 to below 1.")
     if not isinstance(spec.action, Continuous):
         raise UserError(
             "annealed=True needs continuous actions: values of discrete ones are exact means, without a best draw."
@@ -53,5 +57,7 @@ def expectile(config: Any, critic: Model) -> Float[Array, ""] | None:
     """The expectile that critics learn by their next gradient step, falling linearly to 0.5; None where nothing is annealed."""
     if not wanted(config):
         return None
-    progress = jnp.minimum(optax.tree_utils.tree_get(critic.opt_state, "count") / config.annealing_steps, 1.0)
+    progress = jnp.minimum(
+        optax.tree_utils.tree_get(critic.opt_state, "count") / jnp.maximum(config.annealing_steps, 1.0), 1.0
+    )
     return 0.5 + (1.0 - progress) * (config.expectile - 0.5)

@@ -109,6 +109,8 @@ def check(model: LanguageModel) -> None:
         raise UserError(f"width={model.width} must be a multiple of twice num_heads={model.num_heads}.")
     if model.num_heads % kv_heads:
         raise UserError(f"num_kv_heads={kv_heads} must divide num_heads={model.num_heads}.")
+    if model.dtype not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"dtype={model.dtype!r} must be float32, bfloat16 or float16.")
     if model.norm not in ("rms", "layer"):
         raise UserError(f"norm={model.norm!r} must be rms or layer.")
 

@@ -9,6 +9,7 @@ from rljax import envs, train
 from rljax.agents.alignment import dpo
 from rljax.completions import Completions
 from rljax.errors import UserError
+from rljax.losses import alignment
 
 ENV = envs.make("tokens/copy-2?dense=true")
 SMALL = dict(width=16, num_layers=1, num_heads=2, num_prompts=4, group_size=3)
@@ -16,7 +17,7 @@ SMALL = dict(width=16, num_layers=1, num_heads=2, num_prompts=4, group_size=3)
 
 def test_its_loss_by_hand():
     """All pairs of a group that differ, of a policy that is no longer its reference; a group without a difference is left out."""
-    agent = dpo.make(ENV.spec, dpo.Config(**SMALL, beta=0.7))
+    agent = dpo.make(ENV.spec, dpo.Config(**SMALL, beta_scale=7.0))
     state = jax.jit(agent.init)(jax.random.key(0))
     state = state._replace(reference=jax.tree.map(lambda x: 1.5 * x, state.reference))
     prompt = jnp.asarray(np.random.default_rng(0).integers(2, 12, (4, 3)), jnp.int32)
@@ -44,6 +45,20 @@ def test_it_learns():
     prompt, answer = jax.vmap(ENV.example)(jax.random.split(jax.random.key(1), 200))
     greedy = jax.jit(lambda state: agent.act(state, prompt, (), jax.random.key(2), False)[0])(state.agent)
     assert jnp.cumprod(greedy == answer, axis=1).mean() > 0.5
+
+
+@pytest.mark.parametrize("method", ["ipo", "simpo", "orpo"])
+def test_a_method_has_its_own_numbers(method):
+    """At a scale of 1 a group's loss is that of the method by its name, whatever its beta."""
+    agent = dpo.make(ENV.spec, dpo.Config(**SMALL, method=method))
+    state = jax.jit(agent.init)(jax.random.key(0))
+    prompt = jnp.asarray([[2, 3, 12]], jnp.int32)
+    tokens = jnp.asarray([[2, 3, 1], [4, 1, 0], [5, 6, 7]], jnp.int32)
+    batch = Completions(prompt, tokens[None], jnp.zeros((1, 3, 3)), jnp.float32([[1.0, 0.0, 0.5]]))
+    _, metrics = jax.jit(agent.update)(state, batch, jax.random.key(0))
+    log_prob = jax.jit(agent.log_prob)(state, jnp.repeat(prompt, 3, axis=0), tokens)
+    expected = alignment.direct_loss(method, log_prob, log_prob, jnp.array([3, 2, 3]), jnp.array([0, 2, 1]))
+    assert float(metrics["loss/policy"]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_what_cannot_be_is_refused():

@@ -1,5 +1,7 @@
 """GRPO and its family: one update by hand, what each part is made of, and that they learn."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from rljax.agents.alignment import dapo, grpo, max_rl, nft, rloo, sft, writer
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.experiments import catalog
+from rljax.losses import outcome, surrogate
 
 ENV = envs.make("tokens/copy-2?dense=true")
 SMALL = dict(width=16, num_layers=1, num_heads=2, num_prompts=4, group_size=4)
@@ -186,6 +189,14 @@ def test_nft_learns_from_right_and_wrong():
     assert right(agent, shown) < 0.7 and right(further, state) > right(agent, shown) + 0.15
 
 
+def test_no_number_has_two_meanings():
+    """What a config has of the surrogates, of the advantages and of writers are different fields."""
+    kinds = (writer.GroupConfig, outcome.Options, surrogate.Options)
+    names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    own = set(vars(grpo.Config)["__annotations__"])
+    assert len(names) == len(set(names)) and not own & set(names)
+
+
 def test_one_begins_as_another():
     a, b = (jax.eval_shape(module.make(ENV.spec).init, jax.random.key(0)) for module in (sft, max_rl))
     assert isinstance(a, writer.State) and jax.tree.structure(a) == jax.tree.structure(b)
@@ -200,7 +211,7 @@ def test_old_answers_are_weighed():
     batch = batch.replace(log_prob=batch.log_prob + jnp.where(batch.tokens > 0, 0.3, 0.0) * batch.reward[..., None])
     _, metrics = jax.jit(agent.update)(state, batch, jax.random.key(2))
     there = np.asarray(batch.tokens > 0)
-    assert metrics["policy/clipped"] == pytest.approx(there[np.asarray(batch.reward) > 0].sum() / there.sum(), rel=1e-5)
+    assert metrics["policy/outside"] == pytest.approx(there[np.asarray(batch.reward) > 0].sum() / there.sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +222,8 @@ def test_old_answers_are_weighed():
         (dict(aggregation="mean"), "There is no aggregation 'mean'"),
         (dict(kl="k1"), "k1 in the loss has the mean gradient 0"),
         (dict(kl="exact", kl_place="reward"), "kl_place must be loss"),
+        (dict(advantage="max_rl", kl="k1", kl_place="reward"), "max_rl reads shares of success"),
+        (dict(dtype="float31"), "dtype='float31' must be"),
         (dict(metric="size"), "metric='size' must be entropy or length"),
     ],
 )

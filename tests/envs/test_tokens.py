@@ -8,6 +8,7 @@ import pytest
 from rljax import envs
 from rljax.check import check_env
 from rljax.envs.tokens import text
+from rljax.errors import UserError
 from rljax.tokens import END, NUM_SPECIAL, PAD, ended, mask
 
 BY_PYTHON = {
@@ -48,6 +49,16 @@ def test_what_is_paid(dense, paid):
     for action, reward in zip((answer, early, on, wrong), paid):
         _, following = env.step(answer, action, jax.random.key(0))
         assert following.reward == pytest.approx(reward) and following.terminated and not following.truncated
+
+
+def test_slack_is_no_part_of_the_answer():
+    env = envs.make("tokens/copy-4?slack=3&dense=true")
+    answer, _ = env.reset(jax.random.key(3))
+    assert env.spec.action.length == 8 and (answer[5:] == PAD).all() and answer[4] == END
+    paid = lambda action: float(env.step(answer, action, jax.random.key(0))[1].reward)
+    assert paid(answer) == 1.0 and paid(answer.at[4].set(3).at[5].set(END)) == pytest.approx(0.8)
+    with pytest.raises(UserError, match="slack=-1 must be 0 or more"):
+        envs.make("tokens/copy-4?slack=-1")
 
 
 def test_equal_names_are_equal_programs():

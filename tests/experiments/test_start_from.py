@@ -93,3 +93,20 @@ def test_what_knows_the_data_alone_is_not_sent_into_the_environment(offline, tmp
     assert done.returncode == 2 and "learns from data alone and cannot go on in the environment" in done.stderr
     with pytest.raises(UserError, match="index=3 must be from 0 to 2"):
         folder.load(where.path).policy(index=3)
+
+
+def test_agents_that_write_go_on_as_each_other(tmp_path):
+    """Supervised first, then by reward, also where rewards are dense; not where the same numbers would mean something else."""
+    small = dict(width=16, num_layers=1, num_heads=2, num_prompts=8)
+    shown = Folder(tmp_path / "shown")
+    runner.run(Plan("sft", "tokens/copy-2", 64, 2, config=small, eval_episodes=2), shown, quiet=True)
+    plan = Plan("grpo", "tokens/copy-2?dense=true", 64, 2, config=small, eval_episodes=2, start_from=str(shown.path))
+    learned = folder.initial_agents(plan.start_from, Program(plan))
+    jax.tree.map(np.testing.assert_array_equal, learned, folder.load(shown.path).states)
+    for changes, sentence in (
+        (dict(config=small | dict(num_heads=4)), "agents of num_heads=2, not 4: give --config.num_heads=2"),
+        (dict(env="tokens/copy-3"), "it cannot go on as grpo on tokens/copy-3"),
+    ):
+        changed = dataclasses.replace(plan, **changes)
+        with pytest.raises(UserError, match=sentence):
+            folder.initial_agents(plan.start_from, Program(changed))

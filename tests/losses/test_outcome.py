@@ -135,7 +135,7 @@ def test_d3s_keeps_what_varies_most(float64):
         assert found.sum() == count
         largest = max(np.var(x) for x in itertools.combinations(advantage.reshape(-1), count))
         assert np.var(advantage[found]) == pytest.approx(largest, rel=1e-9)
-    found = mine("d3s", count=5)
+    found = mine("d3s", kept=5 / REWARD.size)
     np.testing.assert_allclose(found, np.where(lib.most_varied(jnp.asarray(mine("grpo")), 5), mine("grpo"), 0.0))
 
 
@@ -240,7 +240,7 @@ def every(reward, theta):
     names = [name for name in lib.ADVANTAGES if name not in NOT_OF_THE_GROUP]
     position = jnp.arange(float(reward.size)).reshape(reward.shape)
     given = lambda r: lib.Samples(r, jnp.ones_like(r), position)
-    found = lambda r: jnp.stack([lib.advantages(name, given(r), lib.Options(count=3)) for name in names])
+    found = lambda r: jnp.stack([lib.advantages(name, given(r), lib.Options(kept=0.5)) for name in names])
     return found(reward), jax.grad(lambda r, theta: (found(r) * theta).sum(), (0, 1))(reward, theta)
 
 
