@@ -139,7 +139,8 @@ def test_without_penalties_it_is_td3():
     """
     config = SMALL.replace(policy_penalty=0.0, target_penalty=0.0)
     ours = td3_bc.make(SPEC, config)
-    theirs = td3.make(SPEC, td3.Config(3e-3, 3e-3, target_rate=0.05, hidden=(32,), policy_delay=1))
+    rates = dict(policy_learning_rate=3e-3, critic_learning_rate=3e-3)
+    theirs = td3.make(SPEC, td3.Config(**rates, target_rate=0.05, hidden=(32,), policy_delay=1))
     start = theirs.init(jax.random.key(0))
     up = jax.tree.map(lambda x: x + 5.0 if x.shape == (2, 1) else x, start.critic.params)  # the last layer's bias
     start = start._replace(critic=start.critic._replace(params=up), target_critic=up)
