@@ -181,15 +181,19 @@ def complete(
     last = drawable(logits[:, -1])
     room = lambda x: jnp.pad(x, ((0, 0), (0, length), (0, 0), (0, 0)))
 
-    def advance(carry, step):
-        logits, visible, cache, alive = carry
+    def draw(logits, alive, step):
         drawn = jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
         token = jnp.where(alive, logits.argmax(-1) if greedy else drawn, PAD).astype(jnp.int32)
-        log_prob = taken(logits[:, None], token[:, None], temperature)[:, 0]
+        return token, taken(logits[:, None], token[:, None], temperature)[:, 0]
+
+    def advance(carry, step):
+        logits, visible, cache, alive = carry
+        token, log_prob = draw(logits, alive, step)
         visible = jnp.where(places == size + step, alive[:, None], visible)
         logits, cache = model.apply(params, token[:, None], visible, cache, size + step)
         return (drawable(logits[:, 0]), visible, cache, alive & (token != END)), (token, log_prob)
 
     start = (last, visible, jax.tree.map(room, cache), jnp.ones(batch, bool))
-    _, (tokens, log_probs) = jax.lax.scan(advance, start, jnp.arange(length))
-    return Completed(tokens.T, log_probs.T)
+    (logits, _, _, alive), written = jax.lax.scan(advance, start, jnp.arange(length - 1))
+    final = draw(logits, alive, length - 1)  # nobody reads what would follow it
+    return Completed(*(jnp.concatenate([xs, x[None]]).T for xs, x in zip(written, final)))
