@@ -81,7 +81,7 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
     def by_surrogate(config, log_prob, written, there):
         return surrogate.surrogate(config.surrogate, log_prob, written.log_prob, written.advantage, there, config)
 
-    def paid(batch: Completions, reference) -> Float[Array, "Q K"]:
+    def paid(batch: Completions, log_prob, reference) -> Float[Array, "Q K"]:
         """Rewards, less for long completions and for such as the reference would not have written. Advantages that are made of
         shares of success read them as they are."""
         if config.advantage in SHARES:
@@ -90,7 +90,7 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
         penalty = surrogate.overlong_penalty(length, float(parts.length), jnp.maximum(config.overlong_buffer, 1e-6))
         reward = batch.reward + jnp.where(config.overlong_buffer > 0.0, penalty, 0.0)
         if config.kl and config.kl_place == "reward":
-            whole = batch.log_prob.sum(axis=-1), reference.reshape(batch.tokens.shape).sum(axis=-1)
+            whole = (x.reshape(batch.tokens.shape).sum(axis=-1) for x in (log_prob, reference))
             reward = divergence.penalised(config.kl, reward, *whole, config.kl_coefficient)
         return reward
 
@@ -104,7 +104,7 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
         if config.kl:
             logits = logits_of(state.reference, prompt, tokens)
             reference = log_probs(logits) if config.kl == "exact" else taken(logits, tokens)
-        reward, there = paid(batch, reference), mask(batch.tokens)
+        reward, there = paid(batch, log_prob, reference), mask(batch.tokens)
         length, metric = there.sum(axis=-1).astype(jnp.float32), None
         if config.advantage == "canon":
             metric = length
@@ -170,8 +170,7 @@ def check(config: Config) -> None:
     """Raises UserError where a name is not one of those it may be."""
     outcome.check(config.advantage)
     surrogate.check(config.surrogate, config)
-    if config.aggregation not in surrogate.AGGREGATIONS:
-        surrogate.check_aggregation(config.aggregation)
+    surrogate.check_aggregation(config.aggregation)
     if config.kl == "exact":
         if config.kl_place != "loss":
             raise UserError("The exact divergence is a term of the loss: kl_place must be loss.")

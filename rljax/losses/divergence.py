@@ -23,13 +23,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rljax.errors import UserError
+from rljax.losses.surrogate import LIMIT
 from rljax.names import nearest
 
 Scalar = Float[Array, ""]
 Number = Scalar | float  # a hyperparameter, traced or not
 LogProbs = Float[Array, "*S"]
 Logits = Float[Array, " V"]
-LIMIT = 20.0  # of logarithms of ratios before they are exponents
 
 
 def k1(log_prob: LogProbs, reference: LogProbs) -> LogProbs:

@@ -407,7 +407,11 @@ def aggregate(
 
     Raises UserError where there is no such kind, or no `max_length` where it is read.
     """
-    check_aggregation(kind, max_length)
+    check_aggregation(kind)
+    if (kind == "fixed_length") != (max_length is not None):
+        raise UserError(
+            "max_length, the most tokens that a completion may have, belongs to the aggregation 'fixed_length' and to no other."
+        )
     chex.assert_equal_shape([loss, mask])
     total = jnp.where(mask, loss, 0.0).sum(-1)
     tokens = mask.sum(-1).astype(loss.dtype)
@@ -422,11 +426,7 @@ def aggregate(
 AGGREGATIONS = ("token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "fixed_length")
 
 
-def check_aggregation(kind: str, max_length: int | None = None) -> None:
-    """Raises UserError where there is no aggregation of the name, or it lacks its length."""
+def check_aggregation(kind: str) -> None:
+    """Raises UserError where there is no aggregation of the name."""
     if kind not in AGGREGATIONS:
         raise UserError(f"There is no aggregation {kind!r}; {nearest(kind, AGGREGATIONS)}")
-    if (kind == "fixed_length") != (max_length is not None):
-        raise UserError(
-            "max_length, the most tokens that a completion may have, belongs to the aggregation 'fixed_length' and to no other."
-        )

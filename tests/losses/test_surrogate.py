@@ -279,9 +279,9 @@ def test_aggregations_that_are_refused():
     with pytest.raises(UserError, match="nearest"):
         lib.check_aggregation("token-mean")
     with pytest.raises(UserError, match="max_length"):
-        lib.check_aggregation("fixed_length")
+        lib.aggregate(jnp.ones(3), jnp.ones(3, bool), "fixed_length")
     with pytest.raises(UserError, match="no other"):
-        lib.check_aggregation("token_mean", 6)
+        lib.aggregate(jnp.ones(3), jnp.ones(3, bool), "token_mean", 6)
 
 
 # --- Credit.
