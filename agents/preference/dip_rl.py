@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from rljax import sources
 from rljax.agents.online import sac
@@ -24,7 +23,7 @@ from rljax.data import replay as replay_lib
 from rljax.data.feedback import Judged
 from rljax.errors import UserError
 from rljax.record import record, static
-from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Model, Sample, Source, Transition
+from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Model, Sample, Source
 
 
 @record
@@ -63,19 +62,11 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         raise UserError(f"num_steps={config.num_steps} must be 1: each step is paid anew whenever it is drawn.")
     policy = sac.make(spec, config)
     model = reward_model.make(spec, reward_model.beside_policy(config))
+    act, log_prob, learned_reward = reward_model.by_parts(policy, model)
 
     def init(key: Key) -> State:
         policy_key, reward_key = jax.random.split(key)
         return State(policy.init(policy_key), model.init(reward_key))
-
-    def act(state: State, observation, memory, key: Key, explore: bool = True):
-        return policy.act(state.policy, observation, memory, key, explore)
-
-    def log_prob(state: State, observation, action, explore: bool = True):
-        return policy.log_prob(state.policy, observation, action, explore)
-
-    def learned_reward(state: State, steps: Transition) -> Float[Array, "*B"]:
-        return model.reward(state.reward, steps)
 
     def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         reward_key, policy_key = jax.random.split(key)

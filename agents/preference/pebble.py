@@ -85,6 +85,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     queries.check(config.selection)
     policy = sac.make(spec, config)
     model = reward_model.make(spec, reward_model.beside_policy(config))
+    act, log_prob, learned_reward = reward_model.by_parts(policy, model)
     batch_size = min(config.reward_batch_size, config.max_judgements)
 
     def nothing_judged() -> Judged:
@@ -97,15 +98,6 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         policy_key, reward_key = jax.random.split(key)
         reward, newness = model.init(reward_key), normalize.init(())
         return State(policy.init(policy_key), reward, nothing_judged(), jnp.int32(0), jnp.float32(0.0), newness)
-
-    def act(state: State, observation, memory, key: Key, explore: bool = True):
-        return policy.act(state.policy, observation, memory, key, explore)
-
-    def log_prob(state: State, observation, action, explore: bool = True):
-        return policy.log_prob(state.policy, observation, action, explore)
-
-    def learned_reward(state: State, steps: Transition) -> Float[Array, "*B"]:
-        return model.reward(state.reward, steps)
 
     def fit(reward: Model, judged: Judged, count, key: Key) -> tuple[Model, Array]:
         """The ensemble after epochs over the judgements, until it tells enough of them; and how many it told in the last."""

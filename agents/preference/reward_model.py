@@ -16,6 +16,7 @@ reading. A segment's predicted return is shared out by how often states like a s
 counted in the batch, and steps' rewards are drawn towards their shares. It needs rewards whose sum is the score.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -68,6 +69,21 @@ class Config:
     dropout: float = static(0.1)
     batch_size: int = static(128)  # of judgements
     num_updates: int = static(8)  # on batches drawn together
+
+
+def by_parts(policy: Agent, reward: Agent) -> tuple[Callable, Callable, Callable]:
+    """`act`, `log_prob` and `reward` of an agent whose state has a policy's as `policy` and a reward model's as `reward`."""
+
+    def act(state, observation, memory, key: Key, explore: bool = True):
+        return policy.act(state.policy, observation, memory, key, explore)
+
+    def log_prob(state, observation, action, explore: bool = True):
+        return policy.log_prob(state.policy, observation, action, explore)
+
+    def learned_reward(state, steps: Transition) -> Float[Array, "*B"]:
+        return reward.reward(state.reward, steps)
+
+    return act, log_prob, learned_reward
 
 
 def beside_policy(config: Any) -> Config:
