@@ -13,8 +13,3 @@ NUM_SPECIAL = 2  # a task's own tokens begin here
 def mask(tokens: Int[Array, "*S T"]) -> Bool[Array, "*S T"]:
     """Where tokens stand: END counts, what follows it does not."""
     return tokens != PAD
-
-
-def ended(completion: Int[Array, "*S T"]) -> Bool[Array, "*S"]:
-    """Whether a completion came to its end by itself, rather than at the limit of its length."""
-    return (completion == END).any(axis=-1)

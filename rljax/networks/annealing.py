@@ -23,9 +23,7 @@ class Config:
 
     annealed: bool = static(False)
     expectile: float = 0.9  # at first, from 0.5 to below 1; theirs are from 0.9 to 0.99
-    annealing_steps: float = (
-        5e5  # gradient steps of the critics, counted from the first of all, over which it falls to 0.5
-    )
+    annealing_steps: float = 5e5  # gradient steps of the critics, from their first on, over which it falls to 0.5
 
 
 def wanted(config: Any) -> bool:

@@ -9,7 +9,7 @@ from rljax import envs
 from rljax.check import check_env
 from rljax.envs.tokens import text
 from rljax.errors import UserError
-from rljax.tokens import END, NUM_SPECIAL, PAD, ended, mask
+from rljax.tokens import END, NUM_SPECIAL, PAD, mask
 
 BY_PYTHON = {
     "copy-4": lambda prompt: prompt,
@@ -68,4 +68,3 @@ def test_equal_names_are_equal_programs():
 def test_what_counts_of_a_completion():
     tokens = jnp.array([[5, END, PAD], [5, 6, 7]])
     np.testing.assert_array_equal(mask(tokens), [[True, True, False], [True, True, True]])
-    np.testing.assert_array_equal(ended(tokens), [True, False])
