@@ -3,6 +3,7 @@
 import distrax
 import jax
 import jax.numpy as jnp
+from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Int
 
 from rljax.types import Continuous, Discrete
@@ -19,6 +20,22 @@ def categorical(logits: Float[Array, "*B A"]) -> Distribution:
 def normal(mean: Float[Array, "*B A"], log_std: Float[Array, "*B A"]) -> Distribution:
     """Independent normals, one event of A dimensions. Its samples can leave [-1, 1]; environments clip."""
     return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
+
+
+def in_box(space: Discrete | Continuous, action: Array) -> Array:
+    """What an environment takes of an action: continuous ones [*B, A] clipped to their box, others as they are."""
+    return jnp.clip(action, space.low, space.high) if isinstance(space, Continuous) else action
+
+
+def log_prob_in_box(distribution: Distribution, space: Continuous, action: Float[Array, "*B A"]) -> Float[Array, "*B"]:
+    """Log-likelihoods of what `in_box` makes of a distribution's samples: their density within the box, and at its border (and
+    beyond) the probability of all that is clipped to it. Of distributions that cannot leave the box: their density."""
+    if not isinstance(distribution, distrax.MultivariateNormalDiag):
+        return distribution.log_prob(action)
+    mean, std = distribution.loc, distribution.scale_diag
+    within = norm.logpdf(action, mean, std)
+    below, above = norm.logcdf((space.low - mean) / std), norm.logcdf((mean - space.high) / std)
+    return jnp.where(action <= space.low, below, jnp.where(action >= space.high, above, within)).sum(axis=-1)
 
 
 class TanhNormal(distrax.Transformed):

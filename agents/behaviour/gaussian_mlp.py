@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rljax import distributions
 from rljax.data import hdf5
 from rljax.errors import UserError
 from rljax.record import record
@@ -61,7 +62,7 @@ def make(policy: GaussianMLP, spec: EnvSpec) -> Agent:
         action = hidden @ state.weights[-1] + state.biases[-1]
         if explore:
             action = action + jnp.exp(state.log_std) * jax.random.normal(key, action.shape)
-        return jnp.clip(action, spec.action.low, spec.action.high), memory, {}
+        return distributions.in_box(spec.action, action), memory, {}
 
     return Agent(lambda key: policy, act, lambda state, batch, key: (state, {}))
 

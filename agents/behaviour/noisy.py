@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rljax import distributions
-from rljax.types import Agent, Continuous, EnvSpec, Key
+from rljax.types import Agent, EnvSpec, Key
 
 
 class State(NamedTuple):
@@ -28,9 +28,7 @@ def make(spec: EnvSpec, agent: Agent) -> Agent:
         noise = distributions.uniform_action(spec.action, observation.shape[0], noise_key)
         random = jax.random.uniform(choice_key, (observation.shape[0],)) < state.noise
         chosen = jnp.where(random.reshape(-1, *[1] * (action.ndim - 1)), noise, action)
-        if isinstance(spec.action, Continuous):
-            chosen = jnp.clip(chosen, spec.action.low, spec.action.high)
-        return chosen, memory, extras
+        return distributions.in_box(spec.action, chosen), memory, extras
 
     return agent._replace(
         init=lambda key: State(jnp.zeros(()), agent.init(key)),

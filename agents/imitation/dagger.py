@@ -8,7 +8,7 @@ and ever less so, a demonstrator is asked at every step, and what it answered is
 import jax
 import jax.numpy as jnp
 
-from rljax import sources
+from rljax import distributions, sources
 from rljax.agents.offline import bc
 from rljax.record import record, static
 from rljax.rollout import where
@@ -39,7 +39,9 @@ def source(env: Env, config: Config, demonstrator: Demonstrator) -> Source:
     explore by. Its steps are the environment's."""
 
     def answer(observation, key):
-        return demonstrator.act(demonstrator.state, observation, (), key, False)[0]
+        return distributions.in_box(
+            env.spec.action, demonstrator.act(demonstrator.state, observation, (), key, False)[0]
+        )
 
     def first_act(observation, memory, key):
         action = answer(observation, key)

@@ -19,7 +19,7 @@ from rljax.losses import inverse
 from rljax.names import nearest
 from rljax.networks.policies import q_taken
 from rljax.record import record, static
-from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Sample, Source, Transition
+from rljax.types import Agent, Env, EnvSpec, Key, Sample, Source, Transition
 
 VALUES_OF = ("all", "demonstrations")
 DRAWS = 16  # of the policy's actions, for the value of a state where a reward is asked for
@@ -91,10 +91,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             return values[0]
 
         next_value = jax.vmap(value)(jax.random.split(jax.random.key(0), DRAWS)).mean(0)
-        action = steps.action
-        if isinstance(spec.action, Continuous):  # as the environment takes it
-            action = jnp.clip(action, spec.action.low, spec.action.high)
-        q = q_taken(critic, spec, state.critic.params, steps.observation, action).mean(0)
+        q = q_taken(critic, spec, state.critic.params, steps.observation, steps.action).mean(0)
         return jax.vmap(inverse.soft_reward)(q, next_value, config.gamma * (1.0 - steps.terminated))
 
     return sac.make(spec, config, critic_loss=critic_loss)._replace(reward=learned_reward)

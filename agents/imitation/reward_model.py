@@ -14,6 +14,7 @@ from rljax.losses import adversarial
 from rljax.names import nearest
 from rljax.networks import spectral
 from rljax.networks.feed_forward import FeedForward
+from rljax.networks.policies import action_vector
 from rljax.record import record, static
 from rljax.types import Continuous, EnvSpec, Key, Params, Transition
 
@@ -166,10 +167,8 @@ def step_of(spec: EnvSpec, steps: Transition, log_prob: Float[Array, "*B"]) -> S
     where they are not known."""
     if steps.action is None:
         action = jnp.zeros((*log_prob.shape, nothing(spec).action.shape[0]))
-    elif isinstance(spec.action, Continuous):
-        action = jnp.clip(steps.action, spec.action.low, spec.action.high)
     else:
-        action = jax.nn.one_hot(steps.action, spec.action.num_actions)
+        action = action_vector(spec, steps.action)
     terminated = steps.terminated.astype(jnp.float32)
     return Step(steps.observation, action, steps.next_observation, terminated, log_prob, jnp.zeros_like(terminated))
 

@@ -123,7 +123,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         scale = jnp.where(state.updates == 0, config.episode_scale / cost, state.scale)
         extras = {
             "demonstrated_observation": demos.observation,
-            "demonstrated_action": jnp.clip(demos.action, spec.action.low, spec.action.high),
+            "demonstrated_action": demos.action,
             "cloned_action": jnp.tanh(policy.apply(state.clone, demos.observation)),
             "cloning_weight": jnp.full_like(steps.reward, least_weight(state.updates)),
         }

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from rljax import sources
+from rljax import distributions, sources
 from rljax.errors import UserError
 from rljax.losses import behaviour
 from rljax.networks import spectral
@@ -73,7 +73,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
     def act(state: State, observation, memory, key: Key, explore: bool = True):
         action = mean_action(state.policy.params, observation)
-        return jnp.clip(action, spec.action.low, spec.action.high), memory, {}  # clipping does not stretch either
+        return distributions.in_box(spec.action, action), memory, {}  # clipping does not stretch either
 
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
         steps = batch.transition

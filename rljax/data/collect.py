@@ -22,15 +22,16 @@ def collect(
 ) -> Transition:
     """`length` steps of an agent in each of `num_envs` environments, as transitions [num_envs * length] in time order.
 
-    Where an environment's recording stops, its last step is truncated. `extras` hold the actions' `log_prob` where the agent
-    knows it (a deterministic policy of continuous actions has none), and the environment's states before each step, as `env_state`,
-    if they are asked for. Pure; jit it with all but state and key fixed.
+    Actions are as the environment takes them, in their box; where an environment's recording stops, its last step is truncated.
+    `extras` hold the actions' `log_prob` where the agent knows it (a deterministic policy of continuous actions has none), and the
+    environment's states before each step, as `env_state`, if they are asked for. Pure; jit it with all but state and key fixed.
     """
 
     known = agent.log_prob is not None and (explore or isinstance(env.spec.action, Discrete))
 
     def act(observation, memory, key):
         action, memory, _ = agent.act(agent_state, observation, memory, key, explore)
+        action = distributions.in_box(env.spec.action, action)
         extras = {"log_prob": agent.log_prob(agent_state, observation, action, explore)} if known else {}
         return action, memory, extras
 

@@ -43,17 +43,19 @@ class Policy(nn.Module):
 def sample_or_mode(distribution: distributions.Distribution, spec: EnvSpec, key, explore: bool):
     """An action of the distribution, or its most likely one; continuous ones clipped to their box."""
     action = distribution.sample(seed=key) if explore else distribution.mode()
-    return jnp.clip(action, spec.action.low, spec.action.high) if isinstance(spec.action, Continuous) else action
+    return distributions.in_box(spec.action, action)
 
 
 def log_prob_of(distribution: distributions.Distribution, spec: EnvSpec, action, explore: bool) -> Float[Array, "*B"]:
     """Log-likelihood of `action` where an action of the distribution is taken, or its most likely one (0 or -inf).
 
-    Of continuous actions it is the density before clipping to their box, also at the border.
+    Continuous actions are those that the environment takes (`distributions.log_prob_in_box`).
 
     Raises:
       UserError: the most likely one of continuous actions, which has no density.
     """
+    if explore and isinstance(spec.action, Continuous):
+        return distributions.log_prob_in_box(distribution, spec.action, action)
     if explore:
         return distribution.log_prob(action)
     if isinstance(spec.action, Continuous):
@@ -96,8 +98,10 @@ def soft_policy(spec: EnvSpec, output: Float[Array, "*B size"]) -> distributions
 
 
 def action_vector(spec: EnvSpec, action: Array) -> Float[Array, "*B A"]:
-    """Actions [*B, ...] as networks read them: those of a box as they are, others one-hot."""
-    return action if isinstance(spec.action, Continuous) else jax.nn.one_hot(action, spec.action.num_actions)
+    """Actions [*B, ...] as networks read them: those of a box as environments take them, others one-hot."""
+    if isinstance(spec.action, Continuous):
+        return distributions.in_box(spec.action, action)
+    return jax.nn.one_hot(action, spec.action.num_actions)
 
 
 def blank_action(spec: EnvSpec, *batch: int) -> Array:

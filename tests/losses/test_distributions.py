@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rljax import distributions
+from rljax.types import Continuous
 
 MEAN, LOG_STD = np.array([0.3, -1.2]), np.array([-0.5, 0.4])
 
@@ -71,3 +72,23 @@ def test_bounded_log_std_spans_its_range():
     np.testing.assert_allclose(
         distributions.bounded_log_std(jnp.array([-50.0, 0.0, 50.0])), [low, (low + high) / 2, high]
     )
+
+
+def test_what_is_clipped_to_a_box_has_a_likelihood_that_sums_to_one():
+    box = Continuous((1,))
+    action = jnp.linspace(-1.0, 1.0, 20_001)[:, None]
+    policy = distributions.normal(jnp.full((len(action), 1), 0.4), jnp.full((len(action), 1), -0.3))
+    likelihood = np.exp(distributions.log_prob_in_box(policy, box, action))
+    np.testing.assert_allclose(likelihood[0] + likelihood[-1] + likelihood[1:-1].sum() * 1e-4, 1.0, atol=1e-3)
+    beyond = distributions.log_prob_in_box(policy[:1], box, jnp.array([[7.0]]))
+    np.testing.assert_allclose(np.exp(beyond), likelihood[-1:], rtol=1e-6)
+
+
+def test_weights_of_clipped_actions_are_1_in_the_mean():
+    # E_b[pi(a) / b(a)] = 1, of what is clipped too; by densities before clipping it is not
+    box, size = Continuous((2,)), 200_000
+    other, own = (distributions.normal(jnp.full((size, 2), mean), jnp.full((size, 2), -0.2)) for mean in (0.5, 0.2))
+    action = distributions.in_box(box, other.sample(seed=jax.random.key(0)))
+    weight = lambda log_prob: np.exp(np.float64(log_prob(own) - log_prob(other))).mean()
+    assert abs(weight(lambda policy: distributions.log_prob_in_box(policy, box, action)) - 1.0) < 0.01
+    assert abs(weight(lambda policy: policy.log_prob(action)) - 1.0) > 0.02
