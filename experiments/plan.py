@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rljax import parallel, train
-from rljax.check import check_agent, check_env
+from rljax.check import check_agent, check_env, check_prompts
 from rljax.data import dataset as dataset_lib
 from rljax.data import files
 from rljax.data.dataset import Dataset
@@ -139,11 +139,13 @@ class Program:
         self.points = [dict(zip(plan.sweep, values)) for values in itertools.product(*plan.sweep.values())]
         self.runs = [(point, plan.seed + i) for point in self.points for i in range(plan.num_seeds)]
         self.fleet = parallel.fleet(len(self.runs), plan.layout)
-        self.agent({})  # refuses what it cannot act in
+        for point in self.points:
+            self.agent(point)  # refuses what it cannot act in, or settings that do not go together
         self.source = self._source(self.config, dict.fromkeys(self.reads, ()))  # data are looked at only when it starts
         self._count_chunks()
         if not on_host(plan.env):
             check_env(self.env)
+            check_prompts(self.env)
         if not (plan.dataset or plan.demonstrator):
             check_agent(self.agent({}), self.env, self.source)
 

@@ -17,6 +17,7 @@ from rljax.checkpoint import Checkpoints
 from rljax.data.dataset import Dataset
 from rljax.data.files import describe
 from rljax.envs import on_host
+from rljax.errors import UserError
 from rljax.evaluate import MAX_STEPS, evaluate, interquartile_mean
 from rljax.experiments import catalog
 from rljax.experiments import on_host as host
@@ -47,6 +48,7 @@ def run(
 
     Raises:
       ValueError: something in the plan or the folder cannot be; nothing was written.
+      UserError: all runs came to numbers that are not finite; the folder tells where.
       OSError: the disk refused; the last checkpoint stands.
       Stopped: a signal came; the run can be resumed.
     """
@@ -62,7 +64,7 @@ def run(
     if resume:
         folder.resume(plan)
         if folder.summary.exists():  # written last: nothing is left to do
-            return json.loads(folder.summary.read_text())
+            return _some_learned(json.loads(folder.summary.read_text()), folder)
     under_way = resume and folder.has_checkpoint()
     initial = initial_agents(plan.start_from, program) if plan.start_from and not under_way else None
     rewards = learned_rewards(plan.reward_from, program) if plan.reward_from else None
@@ -179,7 +181,7 @@ def run(
         folder.draw()
         for sink in sinks[1:]:
             sink.close()
-    return summary
+    return _some_learned(summary, folder)
 
 
 def summarise(plan: Plan, program: Program, scores: np.ndarray) -> dict[str, Any]:
@@ -243,8 +245,20 @@ def _report_failures(failed: dict, runs: list, step: int, metrics: dict[str, np.
             )
 
 
+def _some_learned(summary: dict[str, Any], folder: Folder) -> dict[str, Any]:
+    """The summary, unless all runs failed: then UserError."""
+    failures = summary["failures"]
+    if len(failures) < len(summary["sweep"]) * summary["num_seeds"]:
+        return summary
+    first = min(failures, key=lambda failure: failure["step"])
+    raise UserError(
+        f"Nothing was learned: every run came to numbers that are not finite, first {first['metric']} of seed {first['seed']} at "
+        f"step {first['step']:,}. Lower learning rates, and look at {folder.metrics}."
+    )
+
+
 def _note(metrics: dict[str, np.ndarray], rate: float) -> str:
     episodes = metrics.get("episode/return", np.array([]))
     episodes = episodes[np.isfinite(episodes)]
-    shown = f"return {np.median(episodes):,.1f}" if episodes.size else "return --"
-    return f"{shown}  {rate:,.0f} steps/s over all runs"
+    shown = f"return {np.median(episodes):,.4g}  " if episodes.size else ""  # none where data are at rest
+    return f"{shown}{rate:,.0f} steps/s over all runs"

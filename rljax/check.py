@@ -1,4 +1,4 @@
-"""Does an environment or an agent keep its contract? Found by tracing alone, in a moment, and said in one sentence.
+"""Does an environment or an agent keep its contract? Found by tracing, in a moment, and said in one sentence.
 
 The binaries check what they are given; call these in the tests of your own.
 """
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rljax.errors import UserError
 from rljax.types import Agent, Continuous, Env, Source, TimeStep, Tokens, initial_memory
@@ -36,6 +37,19 @@ def check_env(env: Env) -> None:
         _require_shape(f"{name}.step: info['rewards']", rewards, (spec.num_rewards,), jnp.float32)
     _require_shape(f"{name}.step: terminated", timestep.terminated, (), jnp.bool_)
     _require_shape(f"{name}.step: truncated", timestep.truncated, (), jnp.bool_)
+
+
+def check_prompts(env: Env) -> None:
+    """Hold prompts, where actions are completions, to the vocabulary: some are drawn. Raises UserError."""
+    if not isinstance(env.spec.action, Tokens):
+        return
+    prompts = np.asarray(jax.jit(lambda key: jax.vmap(env.reset)(jax.random.split(key, 16))[1])(jax.random.key(0)))
+    outside = prompts[(prompts < 0) | (prompts >= env.spec.action.vocabulary)]
+    _require(
+        not outside.size,
+        f"{type(env).__name__} has prompts with token {outside[:1].sum()}, but its vocabulary of {env.spec.action.vocabulary} ends "
+        f"at {env.spec.action.vocabulary - 1}.",
+    )
 
 
 def check_agent(agent: Agent, env: Env, source: Source) -> None:

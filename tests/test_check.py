@@ -6,7 +6,8 @@ import pytest
 
 from rljax import envs
 from rljax.agents.online import dqn, ppo, sac, td3
-from rljax.check import check_agent, check_env
+from rljax.check import check_agent, check_env, check_prompts
+from rljax.envs import tokens
 from rljax.errors import UserError
 from rljax.record import record
 from rljax.types import Discrete, EnvSpec, TimeStep, initial_memory
@@ -88,6 +89,15 @@ def test_wrong_returns_of_an_environment(monkeypatch):
     monkeypatch.setattr(Counter, "reset", lambda self, key: (jnp.int32(0), jnp.zeros(3)))
     with pytest.raises(UserError, match=r"Counter.reset: the observation must have the shape \(1,\), not \(3,\)."):
         check_env(Counter())
+
+
+def test_prompts_are_of_the_vocabulary():
+    task = tokens.make("copy-4")
+    check_prompts(task)
+    check_prompts(Counter())
+    small = task.replace(task=task.task._replace(vocabulary=4))
+    with pytest.raises(UserError, match="Verified has prompts with token .*, but its vocabulary of 4 ends at 3."):
+        check_prompts(small)
 
 
 def test_wrong_returns_of_an_agent():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rljax.agents.online import ppo
+from rljax.errors import UserError
 from rljax.experiments import cli, runner
 from rljax.experiments.folder import Folder
 from rljax.experiments.plan import Plan, Program
@@ -50,6 +51,8 @@ def with_(**changes):
         (with_(sweep={"gama": [0.9]}), "ppo has no config field 'gama' to sweep; nearest: gamma"),
         (with_(sweep={"num_envs": [4.0, 8.0]}), "num_envs shapes the program and cannot be swept"),
         (with_(sweep={"gamma": [0.9, -0.1]}), "ppo's gamma=-0.1 must be finite and not negative."),
+        (Plan("grpo", "tokens/copy-4", 9999, sweep={"temperature": [1.0, 0.0]}), "temperature must be above 0"),
+        (with_(config={"ACTIVATION": "relu"}), "nearest: activation"),
         (with_(layout="pmap"), "Unknown layout 'pmap'"),
         (Plan("dqn", "gymnax/Pendulum-v1", steps=10_000), "(?i)dqn .*discrete"),
         (Plan("td3", "gymnax/CartPole-v1", steps=10_000), "(?i)td3 .*continuous"),
@@ -139,3 +142,8 @@ def test_nan_in_one_seed_is_named_and_the_others_go_on(tmp_path, capsys, monkeyp
     assert "seed 4 (learning_rate=0.5): loss/policy is not finite at step" in capsys.readouterr().err
     assert {(entry["seed"], entry["point"]["learning_rate"]) for entry in summary["failures"]} == {(4, 0.5), (5, 0.5)}
     assert np.isfinite(summary["sweep"][0]["return"]["per_seed"]).all()
+    plan = with_(steps=640, config={"learning_rate": 0.5}, num_seeds=1, seed=4, eval_episodes=2)
+    for _ in range(2):  # also where it is done already
+        with pytest.raises(UserError, match="Nothing was learned: .* first loss/policy of seed 4 at step"):
+            runner.run(plan, Folder(tmp_path / "all"), resume=True, quiet=True)
+    assert (tmp_path / "all" / "summary.json").exists()
