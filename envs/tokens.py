@@ -28,10 +28,11 @@ MODULI = (7, 23, 59, 97)
 
 
 class Task(NamedTuple):
-    """draw: (key) -> prompt [P] and the answer [T] without its END."""
+    """draw: (key) -> prompt [P] and the answer [T] without its END. signs: what tokens are that are no numbers."""
 
     draw: Callable[[Key], tuple[Array, Array]]
     vocabulary: int
+    signs: dict[int, str]
 
 
 @record
@@ -51,6 +52,11 @@ class Verified:
         """A prompt and its right answer."""
         prompt, answer = self.task.draw(key)
         return prompt.astype(jnp.int32), jnp.pad(jnp.append(answer, END), (0, self.slack)).astype(jnp.int32)
+
+    def text(self, tokens: Int[Array, " S"]) -> str:
+        """Numbers and signs with spaces between them, for reading; END is a full stop."""
+        signs = {END: ".", **self.task.signs}
+        return " ".join(signs.get(int(x), str(int(x) - NUM_SPECIAL)) for x in tokens if int(x) != PAD)
 
     def reset(self, key: Key) -> tuple[Int[Array, " T"], Int[Array, " P"]]:
         prompt, answer = self.example(key)
@@ -72,7 +78,7 @@ def rearrange(order: Callable[[Array], Array], size: int) -> Task:
         digits = jax.random.randint(key, (size,), 0, DIGITS)
         return jnp.append(digits + NUM_SPECIAL, EQUALS), order(digits) + NUM_SPECIAL
 
-    return Task(draw, EQUALS + 1)
+    return Task(draw, EQUALS + 1, {EQUALS: "="})
 
 
 def add(size: int) -> Task:
@@ -84,7 +90,7 @@ def add(size: int) -> Task:
         prompt = jnp.concatenate([first, jnp.array([PLUS]), second, jnp.array([EQUALS])])
         return prompt, jnp.append(carry, total) + NUM_SPECIAL
 
-    return Task(draw, PLUS + 1)
+    return Task(draw, PLUS + 1, {EQUALS: "=", PLUS: "+"})
 
 
 def modular(modulus: int) -> Task:
@@ -94,7 +100,7 @@ def modular(modulus: int) -> Task:
         numbers = jax.random.randint(key, (2,), 0, modulus)
         return jnp.append(numbers + NUM_SPECIAL, equals), numbers.sum(keepdims=True) % modulus + NUM_SPECIAL
 
-    return Task(draw, equals + 1)
+    return Task(draw, equals + 1, {equals: "="})
 
 
 TASKS: dict[str, tuple[Callable[[int], Task], tuple[int, ...]]] = {
@@ -125,9 +131,3 @@ def make(name: str, dense: bool = False, slack: int = 0) -> Verified:
 def _task(name: str) -> Task:
     task, size = name.split("-")
     return TASKS[task][0](int(size))
-
-
-def text(tokens: Array) -> str:
-    """Digits and signs of copy, reverse, sort and add, for reading; END is a full stop."""
-    signs = {END: ".", EQUALS: "=", PLUS: "+"}
-    return "".join(signs.get(int(x), str(int(x) - NUM_SPECIAL)) for x in tokens if int(x) != PAD)
