@@ -6,6 +6,8 @@
 
 The answer ends with END. Reward 1 for the right answer and 0 for any other; with `dense=true` the share of the answer's tokens that
 stand before the first mistake. `slack=4` allows so many tokens more than the answer has.
+
+As text a prompt is `42=`, its answer in order `24.`; where numbers may have two digits there are blanks: `3 20 =` and `0 .`.
 """
 
 import functools
@@ -17,22 +19,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from rljax.errors import UserError
+from rljax.names import nearest
 from rljax.record import record, static
 from rljax.tokens import END, NUM_SPECIAL, PAD, mask
 from rljax.types import EnvSpec, Key, TimeStep, Tokens
 
 DIGITS = 10
 EQUALS, PLUS = NUM_SPECIAL + DIGITS, NUM_SPECIAL + DIGITS + 1
+DIGIT_SIGNS = tuple(map(str, range(DIGITS)))
 SIZES = (2, 3, 4, 5, 6, 8, 10, 12, 16)
 MODULI = (7, 23, 59, 97)
 
 
 class Task(NamedTuple):
-    """draw: (key) -> prompt [P] and the answer [T] without its END. signs: what tokens are that are no numbers."""
+    """draw: (key) -> prompt [P] and the answer [T] without its END. signs: how its own tokens are written, in their order."""
 
     draw: Callable[[Key], tuple[Array, Array]]
-    vocabulary: int
-    signs: dict[int, str]
+    signs: tuple[str, ...]
 
 
 @record
@@ -46,17 +49,12 @@ class Verified:
     @property
     def spec(self) -> EnvSpec:
         prompt, answer = jax.eval_shape(self.example, jax.random.key(0))
-        return EnvSpec(prompt.shape, Tokens(self.task.vocabulary, answer.shape[0]), episode_length=1)
+        return EnvSpec(prompt.shape, Tokens(NUM_SPECIAL + len(self.task.signs), answer.shape[0]), episode_length=1)
 
     def example(self, key: Key) -> tuple[Int[Array, " P"], Int[Array, " T"]]:
         """A prompt and its right answer."""
         prompt, answer = self.task.draw(key)
         return prompt.astype(jnp.int32), jnp.pad(jnp.append(answer, END), (0, self.slack)).astype(jnp.int32)
-
-    def text(self, tokens: Int[Array, " S"]) -> str:
-        """Numbers and signs with spaces between them, for reading; END is a full stop."""
-        signs = {END: ".", **self.task.signs}
-        return " ".join(signs.get(int(x), str(int(x) - NUM_SPECIAL)) for x in tokens if int(x) != PAD)
 
     def reset(self, key: Key) -> tuple[Int[Array, " T"], Int[Array, " P"]]:
         prompt, answer = self.example(key)
@@ -72,13 +70,31 @@ class Verified:
             truncated=jnp.bool_(False),
         )
 
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text. Raises UserError where it has a sign that is none of the task's."""
+        known = {sign: i + NUM_SPECIAL for i, sign in enumerate(self.task.signs)} | {".": END}
+        signs = text.split() if self._blank else text
+        for sign in signs:
+            if sign not in known:
+                raise UserError(f"{sign!r} is no sign of this task; {nearest(sign, known)}")
+        return [known[sign] for sign in signs]
+
+    def decode(self, tokens: Array) -> str:
+        """Tokens as a text, for reading; END is a full stop."""
+        own = lambda token: self.task.signs[token - NUM_SPECIAL]
+        return self._blank.join("." if x == END else own(x) for x in map(int, tokens) if x != PAD)
+
+    @property
+    def _blank(self) -> str:
+        return " " if any(len(sign) > 1 for sign in self.task.signs) else ""
+
 
 def rearrange(order: Callable[[Array], Array], size: int) -> Task:
     def draw(key):
         digits = jax.random.randint(key, (size,), 0, DIGITS)
         return jnp.append(digits + NUM_SPECIAL, EQUALS), order(digits) + NUM_SPECIAL
 
-    return Task(draw, EQUALS + 1, {EQUALS: "="})
+    return Task(draw, (*DIGIT_SIGNS, "="))
 
 
 def add(size: int) -> Task:
@@ -90,7 +106,7 @@ def add(size: int) -> Task:
         prompt = jnp.concatenate([first, jnp.array([PLUS]), second, jnp.array([EQUALS])])
         return prompt, jnp.append(carry, total) + NUM_SPECIAL
 
-    return Task(draw, PLUS + 1, {EQUALS: "=", PLUS: "+"})
+    return Task(draw, (*DIGIT_SIGNS, "=", "+"))
 
 
 def modular(modulus: int) -> Task:
@@ -100,7 +116,7 @@ def modular(modulus: int) -> Task:
         numbers = jax.random.randint(key, (2,), 0, modulus)
         return jnp.append(numbers + NUM_SPECIAL, equals), numbers.sum(keepdims=True) % modulus + NUM_SPECIAL
 
-    return Task(draw, equals + 1, {equals: "="})
+    return Task(draw, (*map(str, range(modulus)), "="))
 
 
 TASKS: dict[str, tuple[Callable[[int], Task], tuple[int, ...]]] = {

@@ -100,7 +100,7 @@ def first_answers(folder: Folder, count: int, seed: int = 0) -> list[tuple[str, 
         _, following = jax.vmap(env.step)(env_state, tokens, jax.random.split(step_key, count))
         return prompt, tokens, following.reward
 
-    readable = getattr(env, "text", lambda tokens: " ".join(str(x) for x in tokens if x != PAD))
+    readable = getattr(env, "decode", lambda tokens: " ".join(str(x) for x in tokens if x != PAD))
     prompts, tokens, rewards = jax.device_get(answered(state, jax.random.fold_in(jax.random.key(EVALUATION), seed)))
     return [(readable(prompt), readable(answer), float(paid)) for prompt, answer, paid in zip(prompts, tokens, rewards)]
 

@@ -73,6 +73,7 @@ AGENTS = {
     "rhip": "rljax.agents.inverse.rhip",
     "sft": "rljax.agents.alignment.sft",
     "dpo": "rljax.agents.alignment.dpo",
+    "kto": "rljax.agents.alignment.kto",
     "grpo": "rljax.agents.alignment.grpo",
     "rloo": "rljax.agents.alignment.rloo",
     "dr_grpo": "rljax.agents.alignment.dr_grpo",

@@ -5,6 +5,8 @@
   python -m rljax.experiments.collect --env=gymnax/Pendulum-v1 --transitions=100000 --output=random.npz
   python -m rljax.experiments.collect --run_dir=runs/clone --noise=0,0.25,0.5,0.75,1 --transitions=100000 --output=ranked.npz
   python -m rljax.experiments.collect --env=gymnasium/Hopper-v4 --policies='trpo_hopper.h5?rungs=20,40' --output=hopper-v0
+  python -m rljax.experiments.collect --run_dir=runs/sft --transitions=8000 --group_size=8 --output=own.jsonl
+  python -m rljax.experiments.collect --env=tokens/sort-8 --transitions=8000 --output=right.jsonl
 
 Every agent of every run (all seeds and points of a sweep) and every policy takes an equal share. They explore unless --noexplore is
 given. What is written is decided by the name: FILE.npz, FILE.hdf5 in D4RL's layout, or NAME-v0, a folder that Minari opens (see
@@ -13,6 +15,9 @@ them, for off-policy evaluation.
 
 With --noise each acts again and again, and the given shares of actions are random instead. The less of it the better an episode
 should be, so the data rank themselves: --dataset='ranked.npz?preferences=5000&teacher=noise' has judgements by it (D-REX).
+
+Where actions are completions of tokens, FILE.jsonl (see rljax/data/jsonl.py) gets --group_size of them for each prompt, and what
+they were paid; of an environment alone it gets the right answers, one a prompt.
 
 Environments of Gymnasium are stepped on the host, one at a time, so their episodes are whole but for the last of each agent.
 Elsewhere the last episode of each of --num_envs is cut; by default there are few enough for most to be whole.
@@ -32,7 +37,8 @@ from absl import app, flags
 import rljax
 from rljax import parallel
 from rljax.agents.behaviour import noisy
-from rljax.data import dataset, files
+from rljax.completions import Completions, examples, groups
+from rljax.data import dataset, files, jsonl
 from rljax.data.collect import collect, side_by_side, uniform
 from rljax.envs import make as make_env
 from rljax.envs import on_host
@@ -40,10 +46,11 @@ from rljax.errors import UserError
 from rljax.experiments import cli, policies
 from rljax.experiments import on_host as host
 from rljax.experiments.folder import load
-from rljax.types import Agent, Env, Transition
+from rljax.types import Agent, Env, Tokens, Transition
 
 FLAGS = flags.FLAGS
 NUM_ENVS = 16
+AT_ONCE = 256  # prompts that are answered together
 DATA = 2  # base of the keys; 0 is training's, 1 evaluation's
 
 
@@ -51,6 +58,15 @@ def main(argv):
     cli.reject_arguments(argv)
     if not FLAGS.output:
         raise UserError("--output=NAME must name what to write: FILE.npz, FILE.hdf5 or, for Minari, NAME-v0.")
+    if FLAGS.output.endswith(jsonl.SUFFIX):
+        if FLAGS.noise or FLAGS.policies or FLAGS.num_envs or not FLAGS.explore:
+            raise UserError(
+                f"{FLAGS.output} takes completions that differ: no --noise, --policies, --num_envs or --noexplore."
+            )
+        written = write(FLAGS.env, FLAGS.run_dir, FLAGS.transitions, FLAGS.group_size, FLAGS.seed)
+        jsonl.save(FLAGS.output, written)
+        print(f"{FLAGS.output}: {jsonl.describe(written)}")
+        return
     files.check_name(FLAGS.output)
     noise = cli.numbers("noise") if FLAGS.noise else []
     if noise and not pathlib.Path(FLAGS.output).suffix:
@@ -58,6 +74,8 @@ def main(argv):
             "Only FILE.npz and FILE.hdf5 say how much --noise there was; Minari's layout has no place for it."
         )
     env_name, env, agents = actors(FLAGS.env, FLAGS.run_dir, FLAGS.policies)
+    if isinstance(env.spec.action, Tokens):
+        raise UserError(f"Completions of tokens are written to NAME{jsonl.SUFFIX}, not to {FLAGS.output}.")
     steps = roll(env_name, env, agents, FLAGS.transitions, FLAGS.num_envs, FLAGS.explore, FLAGS.seed, noise)
     files.save(FLAGS.output, steps, env.spec)
     print(f"{FLAGS.output}: {files.describe(dataset.from_transitions(steps))}")
@@ -158,6 +176,30 @@ def roll(
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
+def write(
+    env_name: str | None, run_dirs: Sequence[str], transitions: int, group_size: int, seed: int = 0
+) -> Completions:
+    """About `transitions` completions, equally many by each agent of some runs, `group_size` for each prompt; or the right answers
+    of an environment, one a prompt.
+
+    Raises:
+      UserError: as `actors`; actions are no completions, none are asked for, or nobody tells what would be right.
+    """
+    _, env, agents = actors(env_name, run_dirs)
+    if transitions < 1 or group_size < 1:
+        raise UserError("--transitions and --group_size must be at least 1.")
+    group_size = 1 if env_name else group_size
+    prompts = math.ceil(transitions / (len(agents) * group_size))
+    source = examples(env, min(prompts, AT_ONCE)) if env_name else groups(env, min(prompts, AT_ONCE), group_size)
+    parts = []
+    for i, (agent, state) in enumerate(agents):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(DATA), seed), i)
+        run = jax.jit(lambda state, key, agent=agent: source.next((), agent, state, key)[1])
+        found = [run(state, key) for key in jax.random.split(key, math.ceil(prompts / AT_ONCE))]
+        parts.append(jax.tree.map(lambda *x: np.concatenate(x)[:prompts], *found))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
 def entry(argv=None):
     """Parse flags, record, and turn what a user can mend into one sentence and a non-zero exit."""
     flags.DEFINE_string(
@@ -176,7 +218,12 @@ def entry(argv=None):
     flags.DEFINE_bool("explore", True, "Act with exploration.")
     flags.DEFINE_list("noise", [], "Shares of actions that are random instead, each of which every agent acts with.")
     flags.DEFINE_integer("seed", 0, "Seed of the episodes.")
-    flags.DEFINE_string("output", None, "What to write: FILE.npz, FILE.hdf5 (D4RL's layout) or NAME-v0 (Minari's).")
+    flags.DEFINE_integer("group_size", 8, "Completions of each prompt, in FILE.jsonl.")
+    flags.DEFINE_string(
+        "output",
+        None,
+        "What to write: FILE.npz, FILE.hdf5 (D4RL's layout), NAME-v0 (Minari's) or FILE.jsonl (completions).",
+    )
     cli.define_debug_flag()
     app.run(cli.guarded(main), list(sys.argv if argv is None else argv))
 

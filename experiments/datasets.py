@@ -8,6 +8,8 @@
   navigate   rljax/PointMaze-medium/navigate: a wanderer between random cells, until it happens on the goal or time is up
   stitch     the same in episodes of STITCH steps, about five cells: no episode shows the whole way from afar to the goal
 
+  signs.jsonl          completions of prompts, for environments of tokens; see rljax/data/jsonl.py
+
 Several names joined by ` + ` are one dataset of all their episodes: 'brax/hopper/random + brax/hopper/expert?episodes=1'.
 Names take the options of files, and
 
@@ -21,14 +23,16 @@ import math
 import pathlib
 import zlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
 
 from rljax import parallel
 from rljax.agents.behaviour import linear, wanderer
+from rljax.completions import Completions
 from rljax.data import dataset as dataset_lib
-from rljax.data import files
+from rljax.data import files, jsonl
 from rljax.data.collect import collect, side_by_side, uniform
 from rljax.data.dataset import Dataset
 from rljax.envs import make as make_env
@@ -38,7 +42,7 @@ from rljax.envs.wrappers import TimeLimit
 from rljax.errors import UserError
 from rljax.experiments import judged, ladders
 from rljax.names import nearest
-from rljax.types import EnvSpec, Transition
+from rljax.types import Env, EnvSpec, Tokens, Transition
 
 TRANSITIONS = 100_000
 NUM_ENVS = 50
@@ -90,6 +94,25 @@ MADE = {"transitions": TRANSITIONS, "states": 0}  # options of data that are mad
 MAZES_ONLY = ("navigate", "stitch")
 
 
+def of_env(name: str, env: Env) -> Dataset | Completions:
+    """What an agent in `env` learns from by a name: completions of prompts, where these are its actions, or else steps.
+
+    Raises:
+      UserError: as `load`, or `jsonl.load`.
+    """
+    if not isinstance(env.spec.action, Tokens):
+        return load(name, env.spec)
+    for part in parts(name):
+        if not part.endswith(jsonl.SUFFIX):
+            raise UserError(f"Completions of tokens are read from a file NAME.jsonl, without options, not from {part}.")
+    return jsonl.load(parts(name), env.spec, getattr(env, "encode", None))
+
+
+def describe(data: Dataset | Completions) -> dict[str, Any]:
+    """Counts and quartiles of what is in a dataset."""
+    return jsonl.describe(data) if isinstance(data, Completions) else files.describe(data)
+
+
 def load(name: str, spec: EnvSpec, required: Iterable[str] = files.REQUIRED) -> Dataset:
     """The dataset of a name, or of several joined by ` + `, held to `spec`.
 
@@ -127,6 +150,8 @@ def _load(name: str, spec: EnvSpec, required: Iterable[str]) -> Dataset:
             raise UserError(
                 f"There is no dataset {path}: no such folder, and no such tier of data; {nearest(tier, TIERS)}"
             )
+        if path.endswith(jsonl.SUFFIX):
+            raise UserError(f"{path} is a file of completions, which environments of tokens have, as tokens/sort-8.")
         steps, feedback, env = files.read(path, options, required), files.judgements(path), None
         if asked and jax.tree.leaves(feedback):
             raise UserError(f"{path} holds judgements already: leave out ?preferences.")

@@ -11,6 +11,7 @@ import numpy as np
 
 from rljax import parallel, train
 from rljax.check import check_agent, check_env, check_prompts
+from rljax.completions import Completions
 from rljax.data import dataset as dataset_lib
 from rljax.data import files
 from rljax.data.dataset import Dataset
@@ -77,7 +78,7 @@ def _demonstrator(name: str, env: Env) -> Demonstrator:
 
 
 GIVEN = {  # what a source can read besides the environment, by the name of its argument: (name, environment) -> what it is
-    "dataset": lambda name, env: datasets.load(name, env.spec),
+    "dataset": datasets.of_env,
     "demonstrations": lambda name, env: datasets.load(name, env.spec, files.WATCHED),
     "demonstrator": _demonstrator,
 }
@@ -160,7 +161,7 @@ class Program:
         return dataclasses.replace(self.env.spec, num_rewards=1) if self.plan.reward_from else self.env.spec
 
     @functools.cached_property
-    def given(self) -> dict[str, Dataset | Demonstrator]:
+    def given(self) -> dict[str, Dataset | Completions | Demonstrator]:
         """What the source reads, by name, looked up when first asked for, since acting needs none of it."""
         given = {name: GIVEN[name](getattr(self.plan, name), self.env) for name in self.reads}
         if given:

@@ -14,13 +14,14 @@ from jax.experimental import multihost_utils
 
 from rljax import logging
 from rljax.checkpoint import Checkpoints
+from rljax.completions import Completions
 from rljax.data.dataset import Dataset
-from rljax.data.files import describe
 from rljax.envs import on_host
 from rljax.errors import UserError
 from rljax.evaluate import MAX_STEPS, evaluate, interquartile_mean
 from rljax.experiments import catalog
 from rljax.experiments import on_host as host
+from rljax.experiments.datasets import describe
 from rljax.experiments.folder import Folder, Trained, device, initial_agents, learned_rewards, write_json
 from rljax.experiments.plan import Plan, Program
 
@@ -54,7 +55,7 @@ def run(
     """
     program = Program(plan)
     given = program.given  # read before anything is written
-    found = {name: describe(data) for name, data in given.items() if isinstance(data, Dataset)}
+    found = {name: describe(data) for name, data in given.items() if isinstance(data, Dataset | Completions)}
     if not quiet and jax.process_index() == 0:
         for name, contents in found.items():
             print(f"{getattr(plan, name)}: {contents}")

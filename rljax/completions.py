@@ -1,4 +1,4 @@
-"""Completions of prompts and where they come from: a policy that is asked several times the same, or the right answers.
+"""Completions of prompts and where they come from: a policy that is asked several times the same, the right answers, or a file.
 
 Q counts prompts, K completions of each, P and T tokens of prompts and completions.
 """
@@ -21,7 +21,9 @@ class Completions:
 
     prompt: Int[Array, "Q P"]
     tokens: Int[Array, "Q K T"]
-    log_prob: Float[Array, "Q K T"]  # of each token by whom it was drawn; 0 where none stands
+    log_prob: (
+        Float[Array, "Q K T"] | None
+    )  # of each token by whom it was drawn; 0 where none stands. None: data at rest
     reward: Float[Array, "Q K"]
 
     def flat(self) -> tuple[Int[Array, "B P"], Int[Array, "B T"]]:
@@ -93,6 +95,18 @@ def pass_at_k(right: Bool[Array, "*Q K"], k: int) -> Float[Array, "*Q"]:
     wrong = samples - right.sum(axis=-1, keepdims=True)
     place = jnp.arange(k)
     return 1.0 - (jnp.maximum(wrong - place, 0) / (samples - place)).prod(axis=-1)
+
+
+def recorded(data: Completions, num_prompts: int) -> Source:
+    """Prompts of data at rest, drawn uniformly, each with all its completions: `Completions` [num_prompts, K], as if these had been
+    certain. Its steps are updates."""
+
+    def next_batch(state, agent, agent_state, key):
+        rows = jax.random.randint(key, (num_prompts,), 0, data.prompt.shape[0])
+        batch = jax.tree.map(lambda x: x[rows], data)
+        return state, spread(batch.replace(log_prob=jnp.zeros(batch.tokens.shape))), {}
+
+    return Source(lambda agent, key: (), next_batch)
 
 
 def check(spec: EnvSpec) -> None:

@@ -95,7 +95,7 @@ def test_prompts_are_of_the_vocabulary():
     task = tokens.make("copy-4")
     check_prompts(task)
     check_prompts(Counter())
-    small = task.replace(task=task.task._replace(vocabulary=4))
+    small = task.replace(task=task.task._replace(signs=tuple("01")))
     with pytest.raises(UserError, match="Verified has prompts with token .*, but its vocabulary of 4 ends at 3."):
         check_prompts(small)
 

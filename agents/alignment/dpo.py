@@ -1,5 +1,7 @@
-"""Direct preference optimisation on one's own completions, ranked by what they were paid; pairs, or whole lists. Rafailov et al.,
-2023, arXiv:2305.18290; iterated on policy as by Xiong et al., 2023, arXiv:2312.11456.
+"""Direct preference optimisation on pairs or whole lists: of a file, or of one's own completions, ranked by what they were paid.
+Rafailov et al., 2023, arXiv:2305.18290; iterated on policy as by Xiong et al., 2023, arXiv:2312.11456.
+
+train --agent=dpo --start_from=runs/sft --dataset=pairs.jsonl --steps=1000
 
 Which loss is a name (`rljax.losses.alignment.METHODS`), so each method of the family is a line of configuration. With
 `reference_rate` 0 the reference stays what it was at first (after `--start_from` that of the agent begun from); with 1 it is the
@@ -9,18 +11,16 @@ policy of the step before, and nothing keeps the run near its beginning.
 import jax
 import jax.numpy as jnp
 
+from rljax import completions
 from rljax.agents.alignment import writer
-from rljax.agents.alignment.writer import State, source
+from rljax.agents.alignment.writer import State
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.losses import alignment, listwise
-from rljax.networks import language_model
 from rljax.record import record, static
 from rljax.tokens import mask
-from rljax.types import Agent, EnvSpec, Key, Metrics
+from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Source
 from rljax.updates import descend
-
-__all__ = ["Config", "make", "source"]
 
 
 @record
@@ -44,20 +44,14 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     numbers = alignment.METHODS[config.method]
     changes = {"beta": config.beta_scale * numbers["beta"]} if "beta" in numbers else {}
 
-    def of_groups(params, batch: Completions):
-        """Log-probabilities [Q, K] of whole completions."""
-        prompt, tokens = batch.flat()
-        logits = language_model.completion_logits(parts.network, params, prompt, tokens)
-        return language_model.taken(logits, tokens, config.temperature).sum(-1).reshape(batch.reward.shape)
-
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
-        reference = of_groups(state.reference, batch)
+        reference = parts.whole(state.reference, batch)
         length = mask(batch.tokens).sum(axis=-1)
         ranks = jax.vmap(listwise.ranks_of)(batch.reward)
         decided = (batch.reward != batch.reward[:, :1]).any(axis=1)
 
         def loss(params):
-            log_prob = of_groups(params, batch)
+            log_prob = parts.whole(params, batch)
             direct = lambda *group: alignment.direct_loss(config.method, *group, **changes)
             each = jax.vmap(direct)(log_prob, reference, length, ranks)
             value = jnp.where(decided, each, 0.0).sum() / jnp.maximum(decided.sum(), 1)
@@ -71,3 +65,20 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         return state, metrics | told
 
     return Agent(parts.init, parts.act, update, log_prob=parts.log_prob)
+
+
+def source(env: Env, config: Config = Config(), dataset: Completions | None = None) -> Source:
+    """`num_prompts` prompts, each answered `group_size` times by the present policy; steps are completions. Of a dataset, whose
+    groups are as large as they are, steps are updates.
+
+    Raises:
+      UserError: the dataset has one completion a prompt.
+    """
+    if dataset is None:
+        return writer.source(env, config)
+    if isinstance(dataset, Completions) and dataset.tokens.shape[1] < 2:
+        raise UserError(
+            "These data hold one completion a prompt, and DPO compares several: see kto for signs, or leave out --dataset (after a "
+            "run that read data: --dataset=) to compare one's own."
+        )
+    return completions.recorded(dataset, config.num_prompts)

@@ -1,7 +1,12 @@
-"""Supervised fine-tuning: the likelihood of right answers, which the environment tells. What reinforcement learning begins from.
+"""Supervised fine-tuning: the likelihood of right answers, which the environment tells, or a file. What reinforcement learning
+begins from.
 
 train --agent=sft --env=tokens/sort-8 --steps=10000 --run_dir=runs/sft
+train --agent=sft --env=tokens/sort-8 --dataset=demonstrations.jsonl --steps=10000 ...
 train --agent=grpo --start_from=runs/sft ...
+
+Of data that hold bad completions too (rljax/data/jsonl.py) those that were paid are copied: the chosen of pairs, the right ones of
+one's own, which is rejection sampling.
 """
 
 import jax.numpy as jnp
@@ -10,7 +15,6 @@ from rljax import completions
 from rljax.agents.alignment import writer
 from rljax.agents.alignment.writer import State
 from rljax.completions import Completions
-from rljax.networks import language_model
 from rljax.record import record, static
 from rljax.tokens import mask
 from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Source
@@ -23,7 +27,7 @@ class Config(writer.Config):
 
 
 def make(spec: EnvSpec, config: Config = Config()) -> Agent:
-    """For completions. Reads `Completions` and copies them, whatever they were paid; its state's reference is itself.
+    """For completions. Reads `Completions` and copies those that were paid more than 0; its state's reference is itself.
 
     Raises:
       UserError: as `writer.make`.
@@ -31,19 +35,21 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     parts = writer.make(spec, config)
 
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
-        prompt, tokens = batch.flat()
+        paid = batch.reward > 0.0
+        count = jnp.where(paid, mask(batch.tokens).sum(axis=-1), 0).sum()
 
         def loss(params):
-            logits = language_model.completion_logits(parts.network, params, prompt, tokens)
-            value = -language_model.taken(logits, tokens, config.temperature).sum() / jnp.maximum(mask(tokens).sum(), 1)
+            value = -jnp.where(paid, parts.whole(params, batch), 0.0).sum() / jnp.maximum(count, 1)
             return value, {"loss/policy": value}
 
         model, metrics = descend(parts.optimiser, state.model, loss)
-        return State(model, model.params), metrics
+        return State(model, model.params), metrics | {"completion/copied": paid.mean()}
 
     return Agent(parts.init, parts.act, update, log_prob=parts.log_prob)
 
 
-def source(env: Env, config: Config = Config()) -> Source:
-    """Right answers; steps are examples."""
-    return completions.examples(env, config.num_prompts)
+def source(env: Env, config: Config = Config(), dataset: Completions | None = None) -> Source:
+    """Right answers that the environment tells; steps are examples. Of a dataset steps are updates."""
+    if dataset is None:
+        return completions.examples(env, config.num_prompts)
+    return completions.recorded(dataset, config.num_prompts)

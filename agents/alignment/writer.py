@@ -53,13 +53,15 @@ class State(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """network: its logits are those of `language_model.completion_logits`. length: T."""
+    """network: its logits are those of `language_model.completion_logits`. whole: (params, Completions [Q, K]) -> log-probabilities
+    [Q, K] of whole completions. length: T."""
 
     network: LanguageModel
     optimiser: optax.GradientTransformation
     init: Any
     act: Any
     log_prob: Any
+    whole: Any
     length: int
 
 
@@ -106,7 +108,12 @@ def make(spec: EnvSpec, config: Config) -> Writer:
         greedy = jnp.where(mask(action), logits.argmax(axis=-1) == action, True).all(axis=-1)
         return jnp.where(greedy, 0.0, -jnp.inf)
 
-    return Writer(network, optimiser, init, act, log_prob, spec.action.length)
+    def whole(params: Params, batch: Completions):
+        prompt, tokens = batch.flat()
+        logits = language_model.completion_logits(network, params, prompt, tokens)
+        return language_model.taken(logits, tokens, config.temperature).sum(axis=-1).reshape(batch.reward.shape)
+
+    return Writer(network, optimiser, init, act, log_prob, whole, spec.action.length)
 
 
 def after(config: GroupConfig, state: State, model: Model, batch: Completions) -> tuple[State, Metrics]:

@@ -26,8 +26,7 @@ def test_right_answers(name):
     assert prompts.shape[1:] == env.spec.observation_shape and answers.shape[1:] == env.spec.action.shape
     assert max(prompts.max(), answers.max()) < env.spec.action.vocabulary
     for prompt, answer in zip(prompts, answers):
-        prompt, answer = (env.text(tokens).replace(" ", "") for tokens in (prompt, answer))
-        assert answer == BY_PYTHON[name](prompt.removesuffix("=")) + "."
+        assert env.decode(answer) == BY_PYTHON[name](env.decode(prompt).removesuffix("=")) + "."
 
 
 def test_sums_modulo():
@@ -36,6 +35,24 @@ def test_sums_modulo():
     numbers = np.asarray(prompts)[:, :2] - NUM_SPECIAL
     np.testing.assert_array_equal(answers[:, 0] - NUM_SPECIAL, numbers.sum(1) % 23)
     assert (answers[:, 1] == END).all() and env.spec.action.vocabulary == prompts.max() + 1
+
+
+@pytest.mark.parametrize("name", ["add-2", "modular-7", "modular-23"])
+def test_texts_and_their_tokens(name):
+    env = envs.make(f"tokens/{name}")
+    for tokens in (x for pair in zip(*jax.vmap(env.example)(jax.random.split(jax.random.key(0), 9))) for x in pair):
+        assert env.encode(env.decode(tokens)) == np.asarray(tokens).tolist()
+    with pytest.raises(UserError, match="'x' is no sign of this task"):
+        env.encode("3 x")
+
+
+def test_texts_by_hand():
+    sort, add, modular = (envs.make(f"tokens/{name}") for name in ("sort-2", "add-2", "modular-23"))
+    assert sort.encode("42=") == [6, 4, 12] and sort.encode("24.") == [4, 6, END] and sort.decode([PAD, 6, END]) == "4."
+    assert add.encode("1+0=") == [3, 13, 2, 12] and add.spec.action.vocabulary == 14
+    assert modular.encode("3 20 =") == [5, 22, 25] and modular.decode([22, END]) == "20 ."
+    with pytest.raises(UserError, match="' ' is no sign of this task"):
+        sort.encode("4 2")
 
 
 @pytest.mark.parametrize("dense, paid", [(False, [1.0, 0.0, 0.0, 0.0]), (True, [1.0, 0.6, 0.8, 0.0])])

@@ -35,7 +35,7 @@ def test_answers_are_shown_with_what_they_are_paid(folder):
     shown = answers.first_answers(folder, 20)
     assert len(shown) == 20
     for prompt, answer, reward in shown:
-        assert prompt.endswith(" =") and reward == (answer == prompt.replace("=", "."))
+        assert prompt.endswith("=") and reward == (answer == prompt.replace("=", "."))
 
 
 def test_what_cannot_be_is_said(folder, run):
