@@ -38,7 +38,8 @@ def main(argv):
         return
     found = measure(folder, cli.numbers("k", int), FLAGS.prompts, FLAGS.seed)
     for entry in found["sweep"]:
-        title = f"{found['agent']} on {found['env']}, {found['prompts']} prompts {logging.name_of(entry['point'])}"
+        point = f", {logging.name_of(entry['point'])}" if entry["point"] else ""
+        title = f"{found['agent']} on {found['env']}, {found['prompts']} prompts{point}"
         cli.print_scores(title, {f"pass@{k}": result["per_seed"] for k, result in entry["pass_at"].items()})
 
 
