@@ -40,6 +40,42 @@ def test_examples_are_right():
     assert (batch.reward == 1.0).all()
 
 
+def test_data_at_rest_are_drawn_uniformly_each_with_its_own():
+    """By the key alone: other keys draw other prompts, and the state of the agent changes nothing."""
+    prompt = jnp.arange(2, 7, dtype=jnp.int32)[:, None] * jnp.ones((1, 3), jnp.int32)
+    tokens = 7 + prompt[:, None] * jnp.ones((1, 2, 1), jnp.int32)
+    data = completions.Completions(prompt, tokens, None, prompt[:, :1] + jnp.float32([0.0, 0.5]))
+    source = completions.recorded(data, 1000)
+    assert source.env_steps == 0 and source.num_batches == 1
+    draw = lambda key: source.next((), None, None, jax.random.key(key))[1]
+    batch, again, other = draw(0), draw(0), draw(1)
+    jax.tree.map(np.testing.assert_array_equal, batch, again)
+    first = np.asarray(batch.prompt[:, 0])
+    agree = (first == np.asarray(other.prompt[:, 0])).mean()
+    assert 0.14 < agree < 0.26  # a fifth, and five deviations
+    assert (np.abs(np.bincount(first, minlength=7)[2:] - 200) < 65).all()
+    np.testing.assert_array_equal(batch.tokens, np.broadcast_to(7 + first[:, None, None], (1000, 2, 3)))
+    np.testing.assert_array_equal(batch.reward, first[:, None] + np.array([0.0, 0.5]))
+    assert batch.log_prob.shape == (1000, 2, 3) and not batch.log_prob.any()
+
+
+def test_what_was_not_paid_is_not_copied():
+    """The chosen of a pair alone move the policy: with other rejected ones it is the same."""
+    agent = sft.make(ENV.spec, sft.Config(width=16, num_layers=1, num_heads=2))
+    state = jax.jit(agent.init)(jax.random.key(0))
+    prompt = jnp.asarray([[2, 3, 12], [4, 5, 12]], jnp.int32)
+    tokens = jnp.asarray([[[2, 3, 1], [5, 5, 5]], [[6, 1, 0], [4, 5, 1]]], jnp.int32)
+    reward = jnp.float32([[1.0, 0.0], [-1.0, 1.0]])
+    update = jax.jit(agent.update)
+    pairs = completions.Completions(prompt, tokens, jnp.zeros((2, 2, 3)), reward)
+    _, metrics = update(state, pairs, jax.random.key(0))
+    right = jnp.stack([tokens[0, 0], tokens[1, 1]])
+    expected = -float(jax.jit(agent.log_prob)(state, prompt, right).sum()) / 6.0
+    assert float(metrics["loss/policy"]) == pytest.approx(expected, rel=1e-5) and metrics["completion/copied"] == 0.5
+    after, _ = update(state, pairs.replace(tokens=tokens.at[0, 1].set(9).at[1, 0].set(8)), jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, after, update(state, pairs, jax.random.key(1))[0])
+
+
 def test_who_does_not_write_is_refused_and_who_writes_elsewhere_too():
     with pytest.raises(UserError, match="Actions here are completions of tokens, which need an agent that writes"):
         agent = ppo.make(ENV.spec)
