@@ -88,6 +88,7 @@ AGENTS = {
     "canon": "rljax.agents.alignment.canon",
     "max_rl": "rljax.agents.alignment.max_rl",
     "nft": "rljax.agents.alignment.nft",
+    "rlhf_ppo": "rljax.agents.alignment.rlhf_ppo",
 }
 
 

@@ -168,7 +168,8 @@ def load(
 
 
 def initial_agents(run_dir: str | pathlib.Path, program: Program) -> Any:
-    """The states of a run's last checkpoint as those that the runs of `program` begin with: for each the one of its seed, [runs].
+    """The states of a run's last checkpoint as what the runs of `program` begin with, all of a state or its `policy` (`begun`): for
+    each the one of its seed, [runs].
 
     Raises:
       UserError: there is no run or checkpoint; its agents' states are of another kind or size, it is of another environment, of a
@@ -190,6 +191,8 @@ def initial_agents(run_dir: str | pathlib.Path, program: Program) -> Any:
         before.agent != plan.agent
     ):  # agents whose states are alike may go on as each other, where these mean the same to both
         if type(trained.states) is not type(one):
+            one = getattr(one, "policy", None)  # of an agent that has more than a policy
+        if type(trained.states) is not type(one):
             raise other
         for name in catalog.shared_shape(trained.program.config, program.config):
             theirs, ours = getattr(trained.program.config, name), getattr(program.config, name)
@@ -203,6 +206,11 @@ def initial_agents(run_dir: str | pathlib.Path, program: Program) -> Any:
             f"--start_from={run_dir} has agents of another shape than {plan.agent} has with these settings."
         )
     return states
+
+
+def begun(own: Any, given: Any) -> Any:
+    """An agent's state that begins as another's: all of it, or the policy of an agent that has more than one."""
+    return given if type(own) is type(given) else own._replace(policy=given)
 
 
 def learned_rewards(run_dir: str | pathlib.Path, program: Program) -> LearnedReward:

@@ -22,7 +22,7 @@ from rljax.evaluate import MAX_STEPS, evaluate, interquartile_mean
 from rljax.experiments import catalog
 from rljax.experiments import on_host as host
 from rljax.experiments.datasets import describe
-from rljax.experiments.folder import Folder, Trained, device, initial_agents, learned_rewards, write_json
+from rljax.experiments.folder import Folder, Trained, begun, device, initial_agents, learned_rewards, write_json
 from rljax.experiments.plan import Plan, Program
 
 EVALUATION = 1  # base of the evaluation's keys; 0 is training's
@@ -107,7 +107,8 @@ def run(
         start = time.perf_counter()
         state = init(shared, keys, own)
         if initial is not None:
-            state = state.replace(agent=fleet.fill(jax.device_put(initial, fleet.replicated)))
+            initial = fleet.fill(jax.device_put(initial, fleet.replicated))
+            state = state.replace(agent=begun(state.agent, initial))
         jax.block_until_ready(state)
         seconds["train"] += time.perf_counter() - start
     if chief:

@@ -46,7 +46,7 @@ class GroupConfig(Config):
 
 class State(NamedTuple):
     """Agents of this folder begin as each other (`--start_from`): supervised first, then by reward. The reference comes along; of
-    one that was supervised it is the policy itself."""
+    one that was supervised it is the policy itself. Who learns more than a policy has this as the `policy` of its state."""
 
     model: Model
     reference: Params  # of the policy that one should stay near to
@@ -76,24 +76,12 @@ def make(spec: EnvSpec, config: Config) -> Writer:
         raise UserError(
             "temperature must be above 0; the likeliest tokens are those of evaluation without --eval_explore."
         )
-    network = LanguageModel(
-        spec.action.vocabulary,
-        config.width,
-        config.num_layers,
-        config.num_heads,
-        config.num_kv_heads,
-        dtype=config.dtype,
-    )
-    language_model.check(network)
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(config.learning_rate, b2=0.95, weight_decay=config.weight_decay),
-    )
+    network = network_of(spec, config)
+    optimiser = optimiser_of(config, config.learning_rate)
 
     def init(key: Key) -> State:
-        prompt = jnp.ones((1, *spec.observation_shape), jnp.int32)
-        params = network.init(key, prompt, mask(prompt))
-        return State(Model(params, optimiser.init(params)), params)
+        model = begin(network, optimiser, spec, key)
+        return State(model, model.params)
 
     def act(state: State, observation, memory, key: Key, explore: bool = True):
         written = language_model.complete(
@@ -114,6 +102,35 @@ def make(spec: EnvSpec, config: Config) -> Writer:
         return language_model.taken(logits, tokens, config.temperature).sum(axis=-1).reshape(batch.reward.shape)
 
     return Writer(network, optimiser, init, act, log_prob, whole, spec.action.length)
+
+
+def network_of(spec: EnvSpec, config: Config, outputs: int = 0) -> LanguageModel:
+    """A model of a writer's sizes, of the next token or, with `outputs`, of so many numbers. Raises UserError where sizes do not go
+    together."""
+    network = LanguageModel(
+        spec.action.vocabulary,
+        config.width,
+        config.num_layers,
+        config.num_heads,
+        config.num_kv_heads,
+        dtype=config.dtype,
+        outputs=outputs,
+    )
+    language_model.check(network)
+    return network
+
+
+def optimiser_of(config: Config, learning_rate) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adamw(learning_rate, b2=0.95, weight_decay=config.weight_decay),
+    )
+
+
+def begin(network: LanguageModel, optimiser: optax.GradientTransformation, spec: EnvSpec, key: Key) -> Model:
+    prompt = jnp.ones((1, *spec.observation_shape), jnp.int32)
+    params = network.init(key, prompt, mask(prompt))
+    return Model(params, optimiser.init(params))
 
 
 def after(config: GroupConfig, state: State, model: Model, batch: Completions) -> tuple[State, Metrics]:

@@ -102,6 +102,12 @@ def penalised(name: str, reward: LogProbs, log_prob: LogProbs, reference: LogPro
     return reward - coefficient * jax.lax.stop_gradient(ESTIMATORS[name](log_prob, reference))
 
 
+def adapted(coefficient: Scalar, found: Scalar, target: Number, rate: Number = 0.1, most: Number = 0.2) -> Scalar:
+    """The coefficient that holds a divergence at its target: times 1 + rate e, e = found / target - 1 but `most` in size. Ziegler
+    et al., 2019 (arXiv:1909.08593), section 2.2."""
+    return coefficient * (1.0 + rate * jnp.clip(found / target - 1.0, -most, most))
+
+
 # --- Exact, from the log-probs of the whole vocabulary in one state.
 
 

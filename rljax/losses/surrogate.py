@@ -321,6 +321,12 @@ def token_gae(
     return jnp.where(mask, advantage, 0.0), jnp.where(mask, advantage + value, 0.0)
 
 
+def at_the_end(reward: Scalar, mask: Mask) -> Tokens:
+    """A completion's reward as that of its last token; 0 at the others."""
+    last = mask.size - 1 - jnp.argmax(mask[::-1])
+    return jnp.where(mask & (jnp.arange(mask.size) == last), reward, 0.0)
+
+
 def returns_to_go(reward: Tokens, mask: Mask, gamma: Number = 1.0) -> Tokens:
     """sum of gamma^(tokens between) r over the tokens from each on: what REINFORCE weighs each token's log-prob by."""
     return token_gae(reward, jnp.zeros_like(reward), mask, jnp.zeros((), reward.dtype), jnp.array(True), gamma, 1.0)[0]

@@ -32,6 +32,7 @@ class LanguageModel(nn.Module):
       hidden: units between the two products of a layer; by default 4 width, gated 8/3 width.
       num_kv_heads: heads of keys and values, shared by num_heads / num_kv_heads of the queries each; 0: one for each.
       norm: rms or layer.  gated: SwiGLU in the place of GELU.  tied: logits by the embedding.
+      outputs: numbers told at each token in the place of logits (values, rewards); 0: logits.
     """
 
     vocabulary: int
@@ -45,6 +46,7 @@ class LanguageModel(nn.Module):
     tied: bool = True
     rotary_base: float = 10_000.0
     dtype: str = "float32"
+    outputs: int = 0
 
     @nn.compact
     def __call__(
@@ -69,8 +71,9 @@ class LanguageModel(nn.Module):
             x = x + attended
             x = x + self._feed(self._normed(f"norm_{layer}")(x), layer)
         x = self._normed("final_norm")(x)
-        logits = embed.attend(x) if self.tied else self._dense(self.vocabulary, "head")(x)
-        return logits.astype(jnp.float32).reshape(batch, size, self.vocabulary), tuple(kept)
+        own = self.outputs or not self.tied
+        logits = self._dense(self.outputs or self.vocabulary, "head")(x) if own else embed.attend(x)
+        return logits.astype(jnp.float32).reshape(batch, size, -1), tuple(kept)
 
     def _attend(self, x, position, seen, cache, start, layer):
         batch, size = position.shape
@@ -128,9 +131,27 @@ def completion_logits(
     model: LanguageModel, params: Params, prompt: Int[Array, "B P"], completion: Int[Array, "B T"]
 ) -> Float[Array, "B T V"]:
     """The logits that each token of a completion was to be drawn by, given the prompt and what stands before it."""
+    return drawable(_read(model, params, prompt, completion)[:, prompt.shape[1] - 1 : -1])
+
+
+def completion_values(
+    model: LanguageModel, params: Params, prompt: Int[Array, "B P"], completion: Int[Array, "B T"]
+) -> Float[Array, "B T"]:
+    """What a model of one output tells before each token of a completion: of the prompt and the tokens so far, not of the token."""
+    return _read(model, params, prompt, completion)[:, prompt.shape[1] - 1 : -1, 0]
+
+
+def completion_score(
+    model: LanguageModel, params: Params, prompt: Int[Array, "B P"], completion: Int[Array, "B T"]
+) -> Float[Array, " B"]:
+    """What a model of one output tells of whole completions, at the last token of each."""
+    last = prompt.shape[1] - 1 + mask(completion).sum(axis=1, keepdims=True)
+    return jnp.take_along_axis(_read(model, params, prompt, completion)[..., 0], last, axis=1)[:, 0]
+
+
+def _read(model, params, prompt, completion):
     tokens = jnp.concatenate([prompt, completion], axis=1)
-    logits, _ = model.apply(params, tokens, mask(tokens))
-    return drawable(logits[:, prompt.shape[1] - 1 : -1])
+    return model.apply(params, tokens, mask(tokens))[0]
 
 
 def drawable(logits: Float[Array, "*B V"]) -> Float[Array, "*B V"]:

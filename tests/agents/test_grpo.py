@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rljax import envs, train
-from rljax.agents.alignment import dapo, grpo, max_rl, nft, rloo, sft, writer
+from rljax.agents.alignment import dapo, grpo, max_rl, nft, policy_gradient, rloo, sft, writer
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.experiments import catalog
@@ -193,7 +193,7 @@ def test_no_number_has_two_meanings():
     """What a config has of the surrogates, of the advantages and of writers are different fields."""
     kinds = (writer.GroupConfig, outcome.Options, surrogate.Options)
     names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
-    own = set(vars(grpo.Config)["__annotations__"])
+    own = {name for kind in (policy_gradient.Config, grpo.Config) for name in vars(kind)["__annotations__"]}
     assert len(names) == len(set(names)) and not own & set(names)
 
 

@@ -1,0 +1,121 @@
+"""What policy gradients on completions share, whoever tells their advantages: the group (grpo) or a critic (rlhf_ppo).
+
+Which surrogate and which mean over tokens (`rljax.losses.surrogate`), and which divergence from a reference (`divergence`), are
+names.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rljax import metrics as metrics_lib
+from rljax.agents.alignment import writer
+from rljax.agents.alignment.writer import State, Writer
+from rljax.completions import Completions
+from rljax.errors import UserError
+from rljax.losses import divergence, surrogate
+from rljax.networks import language_model
+from rljax.record import record, static
+from rljax.tokens import mask
+from rljax.types import Metrics, Params
+
+
+@record
+class Config(writer.GroupConfig, surrogate.Options):
+    """A surrogate's numbers have the names they have there, and are read by it alone."""
+
+    surrogate: str = static("ppo")  # of surrogate.SURROGATES
+    aggregation: str = static("sequence_mean_token_mean")  # of surrogate.AGGREGATIONS
+    kl: str = static("")  # of divergence.ESTIMATORS, or exact: how far from the reference; "": it is not asked
+    kl_place: str = static("loss")  # of divergence.PLACES
+    kl_coefficient: float = 0.01
+    entropy_coefficient: float = 0.0
+    num_epochs: int = static(1)
+    num_minibatches: int = static(1)
+
+
+class Written(NamedTuple):
+    """Completions [B] one by one, as a loss reads them."""
+
+    prompt: Int[Array, "B P"]
+    tokens: Int[Array, "B T"]
+    log_prob: Float[Array, "B T"]  # when it was drawn
+    reference: Float[Array, "B T"]  # by the reference, or that of all tokens [B, T, V] where the divergence is exact
+    advantage: Float[Array, " B"] | Float[Array, "B T"]  # of completions, or of each token
+    reward: Float[Array, " B"]  # as the environment paid
+    success: Float[Array, " B"]  # mean reward of its group, as well
+    counts: Bool[Array, " B"]  # in the loss
+
+
+def log_probs(
+    parts: Writer, config: Config, state: State, batch: Completions
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Of the tokens of a batch, one completion after another: when they were drawn, and by the reference (of all tokens [B, T, V]
+    where the divergence is exact; where none is asked for, the same)."""
+    prompt, tokens = batch.flat()
+    logits = lambda params: language_model.completion_logits(parts.network, params, prompt, tokens)
+    taken = lambda params: language_model.taken(logits(params), tokens, config.temperature)
+    log_prob = batch.log_prob.reshape(tokens.shape)
+    if config.dtype != "float32":  # what rounds differently when it is read anew would be taken for another policy
+        log_prob = taken(state.model.params)
+    if not config.kl:
+        return log_prob, log_prob
+    exact = config.kl == "exact"
+    return log_prob, jax.nn.log_softmax(logits(state.reference) / config.temperature) if exact else taken(
+        state.reference
+    )
+
+
+def loss(
+    parts: Writer, config: Config, params: Params, written: Written, objective: Callable | None = None
+) -> tuple[Float[Array, ""], Metrics]:
+    """The surrogate of a batch, with the divergence where it stands in the loss and less the entropy.
+
+    Args:
+      objective: (config, log_prob [T], one completion's Written, mask [T]) -> loss [T], in the place of the surrogate.
+    """
+    logits = language_model.completion_logits(parts.network, params, written.prompt, written.tokens)
+    log_prob = language_model.taken(logits, written.tokens, config.temperature)
+    there = mask(written.tokens) & written.counts[:, None]
+    each = jax.vmap(objective or _by_surrogate, (None, 0, 0, 0))(config, log_prob, written, there)
+    mean = lambda x: jnp.where(there, x, 0.0).sum() / jnp.maximum(there.sum(), 1)
+    entropy = language_model.entropy(logits / config.temperature)
+    metrics = {"policy/entropy": mean(entropy)}
+    if config.kl and config.kl_place != "reward":
+        far = jnp.where(there, _distance(config, logits, log_prob, written), 0.0)
+        each = each + config.kl_coefficient * far
+        metrics["policy/kl"] = mean(far)
+    each = each - config.entropy_coefficient * entropy
+    longest = parts.length if config.aggregation == "fixed_length" else None
+    value = metrics_lib.mean(surrogate.aggregate(each, there, config.aggregation, longest))
+    ratio = jnp.exp(jax.vmap(surrogate.log_ratios)(log_prob, written.log_prob, there))
+    outside = (ratio < 1.0 - config.clip_low) | (ratio > 1.0 + config.clip_high)
+    return value, metrics | {"loss/policy": value, "policy/outside": mean(outside.astype(jnp.float32))}
+
+
+def _by_surrogate(config, log_prob, written, there):
+    return surrogate.surrogate(config.surrogate, log_prob, written.log_prob, written.advantage, there, config)
+
+
+def _distance(config: Config, logits, log_prob, written: Written) -> Float[Array, "B T"]:
+    """The divergence from the reference, of each token."""
+    if config.kl == "exact":
+        every = jax.nn.log_softmax(logits / config.temperature)
+        return jax.vmap(jax.vmap(divergence.exact))(every, written.reference)
+    if config.kl_place == "weighted_loss":
+        return divergence.weighted_loss(config.kl, log_prob, written.reference, written.log_prob)
+    return divergence.loss(config.kl, log_prob, written.reference)
+
+
+def check(config: Config) -> None:
+    """Raises UserError where a name is not one of those it may be."""
+    surrogate.check(config.surrogate, config)
+    surrogate.check_aggregation(config.aggregation)
+    if config.kl == "exact":
+        if config.kl_place != "loss":
+            raise UserError("The exact divergence is a term of the loss: kl_place must be loss.")
+    elif config.kl:
+        divergence.check(config.kl, config.kl_place)
