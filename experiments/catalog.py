@@ -18,6 +18,7 @@ AGENTS = {
     "td3": "rljax.agents.online.td3",
     "dqn": "rljax.agents.online.dqn",
     "pqn": "rljax.agents.online.pqn",
+    "mrq": "rljax.agents.online.mrq",
     "decqn": "rljax.agents.online.decqn",
     "revalued": "rljax.agents.online.revalued",
     "c51": "rljax.agents.distributional.c51",

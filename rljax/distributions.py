@@ -88,3 +88,9 @@ def uniform_action(action: Discrete | Continuous, batch_size: int, key: Array) -
     if isinstance(action, Discrete):
         return jax.random.randint(key, (batch_size,), 0, action.num_actions)
     return jax.random.uniform(key, (batch_size, *action.shape), minval=action.low, maxval=action.high)
+
+
+def gumbel_softmax(logits: Float[Array, "*B A"], temperature: Float[Array, ""], key: Array) -> Float[Array, "*B A"]:
+    """Points of the simplex that stand for draws from softmax(logits), so that gradients pass through them; their largest entry is
+    at such a draw, whatever the temperature. Jang et al., 2016 (arXiv:1611.01144); Maddison et al., 2016 (arXiv:1611.00712)."""
+    return jax.nn.softmax((logits + jax.random.gumbel(key, logits.shape)) / temperature)

@@ -52,6 +52,8 @@ def replay(
     importance_exponent=1.0,
     with_next_action: bool = False,
     outcome_steps: int = 0,
+    segment_steps: int = 0,
+    with_statistics: bool = False,
     first_act: Callable | None = None,
     keep: Callable = lambda steps: steps,
     keep_rewards: bool = False,
@@ -68,6 +70,9 @@ def replay(
       importance_exponent: of the weights that correct for this; a number, or a function of the agent's state.
       with_next_action: samples have `next_action` and `has_next` among their extras, as those of a dataset do.
       outcome_steps: if above 0, samples have what the next so many steps led to among their extras (see `at_rest`).
+      segment_steps: if above 0, samples have the next so many steps, their own first, among their extras, as `segment` [B, K], and
+        the `mask` [B, K] of those before the episode has ended.
+      with_statistics: samples have what the whole replay is like among their extras (`data.replay.statistics`), [B].
       first_act: (observation [N, ...], memory [N], key) -> (action, memory, extras), who acts before the first batch; None: random.
       keep: (transitions) -> transitions, what is kept of steps; extras never are,
       keep_rewards: but, if so, `rewards`, what each of several sources paid, summed as the reward is.
@@ -129,6 +134,11 @@ def replay(
             extras |= replay_lib.next_action(ring, batch.slot, num_steps)
         if outcome_steps:
             extras |= replay_lib.read_outcomes(ring, batch.slot, gamma, outcome_steps)
+        if segment_steps:
+            extras |= dict(zip(("segment", "mask"), replay_lib.read_segments(ring, batch.slot, segment_steps)))
+        if with_statistics:
+            spread_out = lambda x: jnp.broadcast_to(x, batch.slot.shape)
+            extras |= jax.tree.map(spread_out, replay_lib.statistics(ring))
         batch = batch.replace(transition=batch.transition.replace(extras=extras))
         batch = stacked(batch, num_batches)
         return state, batch, finished

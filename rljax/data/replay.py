@@ -87,19 +87,41 @@ def read(replay: Replay, slot: Int[Array, " B"], gamma: Float[Array, ""], num_st
 
 def _join(replay: Replay, slot: Int[Array, " B"], gamma, num_steps: int) -> tuple[Array, Array, Array]:
     """What `num_steps` steps from each slot on come to: summed reward, discount of the bootstrap, slot of the last that belongs."""
-    rows, num_envs = replay.data.reward.shape
     flat = lambda x: x.reshape(-1)
-    row, column = slot // num_envs, slot % num_envs
-    newer = (replay.position - 1 - row) % rows  # rows after this one
-    following = jnp.minimum(jnp.arange(num_steps), newer[:, None])  # [B, n]
-    slots = (row[:, None] + following) % rows * num_envs + column[:, None]
+    slots, newest = _slots_from(replay, slot, num_steps)
     reward, discount, last = jax.vmap(n_step, (0, 0, 0, None))(
         flat(replay.data.reward)[slots],
         flat(replay.data.terminated)[slots],
-        flat(replay.data.truncated)[slots] | (following == newer[:, None]),
+        flat(replay.data.truncated)[slots] | newest,
         gamma,
     )
     return reward, discount, jnp.take_along_axis(slots, last[:, None], axis=1)[:, 0]
+
+
+def _slots_from(replay: Replay, slot: Int[Array, " B"], num_steps: int) -> tuple[Int[Array, "B n"], Bool[Array, "B n"]]:
+    """Each slot and those of the steps after it in its column, whatever episode they are of, and which are of the newest row;
+    there they stay."""
+    rows, num_envs = replay.data.reward.shape
+    row, column = slot // num_envs, slot % num_envs
+    newer = (replay.position - 1 - row) % rows  # rows after this one
+    following = jnp.minimum(jnp.arange(num_steps), newer[:, None])
+    return (row[:, None] + following) % rows * num_envs + column[:, None], following == newer[:, None]
+
+
+def read_segments(replay: Replay, slot: Int[Array, " B"], length: int) -> tuple[Transition, Bool[Array, "B K"]]:
+    """The steps at `slot` [B] and those that followed, [B, K], and the mask of those that belong: up to the episode's end or the
+    newest row, which both belong."""
+    slots, newest = _slots_from(replay, slot, length)
+    steps = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[slots], replay.data)
+    over = (steps.done | newest)[:, :-1]  # before each step but the first
+    before = jnp.concatenate([jnp.zeros((len(slot), 1), bool), jnp.cumsum(over, axis=1) > 0], axis=1)
+    return steps, ~before
+
+
+def statistics(replay: Replay) -> dict[str, Array]:
+    """Of all that is kept: the mean size of rewards, `reward_size`, and whether any step `terminates`."""
+    kept = jnp.maximum(replay.filled * replay.num_envs, 1)  # the rest of the ring is 0
+    return {"reward_size": jnp.abs(replay.data.reward).sum() / kept, "terminates": replay.data.terminated.any()}
 
 
 def next_action(replay: Replay, slot: Int[Array, " B"], num_steps: int = 1) -> dict[str, Array]:

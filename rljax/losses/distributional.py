@@ -39,6 +39,24 @@ def project(atoms: Float[Array, " M"], probs: Float[Array, " M"], support: Atoms
     return probs @ share
 
 
+def symexp(x: Array) -> Array:
+    """sign(x) (exp |x| - 1), which makes of even steps ones that grow with their size. Hafner et al., 2023 (arXiv:2301.04104)."""
+    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
+def two_hot(number: Scalar, support: Atoms) -> Probs:
+    """A number as probabilities of its two neighbours on a rising `support`, even or not, whose mean it is; what lies outside goes
+    to the end. Bellemare et al., 2017, equation 7, for one atom; on a support of `symexp` Hafner et al., 2023 (arXiv:2301.04104).
+    """
+    chex.assert_rank([number, support], [0, 1])
+    inside = jnp.clip(number, support[0], support[-1])
+    above = jnp.clip(jnp.searchsorted(support, inside, side="right"), 1, len(support) - 1)
+    below = above - 1
+    share = (inside - support[below]) / (support[above] - support[below])
+    place = jnp.arange(len(support))
+    return jnp.where(place == below, 1.0 - share, 0.0) + jnp.where(place == above, share, 0.0)
+
+
 # --- Losses -----------------------------------------------------------------------------------------------------------
 
 

@@ -246,3 +246,31 @@ def test_a_ring_without_segments_says_so():
     assert not replay.segments(ring, jax.random.key(0), (5,), 10)[1].any()
     with pytest.raises(ValueError, match="12 steps of each environment has no segments of 13"):
         replay.segments(ring, jax.random.key(0), (5,), 13)
+
+
+@pytest.mark.parametrize("num_adds", [1, 3, 4, 5, 10])
+def test_segments_read_at_slots_end_with_the_episode_or_the_newest_row(num_adds):
+    ring, steps = filled(num_adds, seed=num_adds)
+    kept = min(num_adds * LENGTH, ROWS)
+    first_time = num_adds * LENGTH - kept
+    read, mask = jax.jit(replay.read_segments, static_argnums=2)(ring, np.arange(kept * NUM_ENVS), 4)
+    assert mask.shape == (kept * NUM_ENVS, 4) and 4 < mask.sum() < mask.size
+    for slot in range(kept * NUM_ENVS):
+        row, column = divmod(slot, NUM_ENVS)
+        time = next(t for t in range(first_time, num_adds * LENGTH) if t % ROWS == row)
+        done = (steps.terminated | steps.truncated)[time : time + 4, column]
+        length = int(np.argmax(done)) + 1 if done.any() else len(done)
+        np.testing.assert_array_equal(mask[slot], np.arange(4) < length)
+        for name in ("observation", "action", "reward", "terminated", "next_observation"):
+            expected = getattr(steps, name)[time : time + length, column]
+            np.testing.assert_array_equal(getattr(read, name)[slot, :length], expected)
+
+
+@pytest.mark.parametrize("num_adds", [1, 5])  # part filled, wrapped
+def test_statistics_are_of_all_that_is_kept(num_adds):
+    ring, steps = filled(num_adds)
+    found, kept = replay.statistics(ring), slice(-ROWS, None)
+    np.testing.assert_allclose(found["reward_size"], np.abs(steps.reward[kept]).mean(), rtol=1e-6)
+    assert found["terminates"] == steps.terminated[kept].any()
+    never = ring.replace(data=ring.data.replace(terminated=jnp.zeros_like(ring.data.terminated)))
+    assert not replay.statistics(never)["terminates"]

@@ -163,3 +163,50 @@ def test_laws_contract():
 def test_a_wrong_head_or_preference_gives_one_sentence():
     with pytest.raises(ValueError, match="There is no preference 'cvr'; nearest: cvar"):
         heads.preferred(heads.Law(jnp.ones(2), jnp.ones(2)), "cvr")
+
+
+SYMEXP = np.sign(np.linspace(-10, 10, 65)) * np.expm1(np.abs(np.linspace(-10, 10, 65)))
+
+
+def test_symexp_support():
+    np.testing.assert_allclose(losses.symexp(jnp.linspace(-10.0, 10.0, 65)), SYMEXP, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("support", [SYMEXP, np.array([-1.0, 0.0, 2.0, 2.5])], ids=["symexp", "uneven"])
+def test_two_hot_keeps_mass_and_mean_in_two_neighbours(support):
+    support = jnp.float32(support)
+    numbers = np.concatenate([np.random.default_rng(0).uniform(support[0], support[-1], 200), support]).astype(
+        np.float32
+    )
+    probs = np.float64(jax.vmap(losses.two_hot, (0, None))(numbers, support))
+    np.testing.assert_allclose(probs.sum(1), 1.0, rtol=1e-6)
+    assert (probs >= 0.0).all() and ((probs > 0.0).sum(1) <= 2).all()
+    np.testing.assert_allclose(probs @ np.float64(support), numbers, rtol=1e-5, atol=1e-6)
+    below = (
+        np.searchsorted(np.asarray(support), numbers, side="right") - 1
+    )  # its neighbours are those on either side of it
+    inside = below < len(support) - 1
+    rows = np.flatnonzero(inside)
+    np.testing.assert_allclose(probs[rows, below[rows]] + probs[rows, below[rows] + 1], 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(probs[200:], np.eye(len(support)))  # numbers of the support are themselves
+
+
+def test_two_hot_of_what_lies_outside_is_the_end():
+    support = jnp.array([-2.0, 1.0, 5.0])
+    np.testing.assert_array_equal(losses.two_hot(jnp.float32(7.0), support), [0.0, 0.0, 1.0])
+    np.testing.assert_array_equal(losses.two_hot(jnp.float32(-9.0), support), [1.0, 0.0, 0.0])
+
+
+def test_two_hot_on_an_even_support_is_the_projection():
+    support, number = jnp.linspace(-2.0, 2.0, 9), jnp.float32(0.63)
+    projected = losses.project(number[None], jnp.ones(1), support)
+    np.testing.assert_allclose(losses.two_hot(number, support), projected, atol=1e-6)
+
+
+def test_the_best_logits_for_a_two_hot_have_its_number_as_their_mean():
+    support, number = jnp.float32(SYMEXP), jnp.float32(37.5)
+    target = losses.two_hot(number, support)
+    best = jnp.log(jnp.maximum(target, 1e-30))
+    assert losses.categorical_loss(best, target) < 1e-6
+    assert jnp.abs(jax.grad(losses.categorical_loss)(best, target)).max() < 1e-6
+    np.testing.assert_allclose(jax.nn.softmax(best) @ support, number, rtol=1e-5)
