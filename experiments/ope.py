@@ -1,8 +1,10 @@
 """Off-policy evaluation: what trained agents are worth by a dataset alone, beside what they are worth in the environment.
 
   python -m rljax.experiments.ope --dataset=data.npz --run_dir=runs/bc --run_dir=runs/iql --steps=20000 --num_seeds=4
+  python -m rljax.experiments.ope --dataset=brax/hopper/medium-replay --ladder=brax/hopper --output=ope.json
 
-Every agent of every run (all seeds and points of a sweep) is a policy. Of each, the discounted return from the start states:
+Every agent of every run (all seeds and points of a sweep) is a policy, and so is each rung of a ladder (experiments/ladders.py),
+which explores unless --noexplore is given. Of each, the discounted return from the start states:
 
   true          rollouts in the environment
   fqe           fitted Q evaluation (agents/offline/fqe.py), `steps` updates, mean over seeds
@@ -21,7 +23,8 @@ values go on after them, so it is higher by what would follow, gamma^limit of it
 import math
 import pathlib
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,12 +38,13 @@ from rljax.agents.offline import bc, fqe
 from rljax.data import dataset as dataset_lib
 from rljax.data import files
 from rljax.data.dataset import Dataset
+from rljax.envs import make as make_env
 from rljax.errors import UserError
 from rljax.evaluate import evaluate
-from rljax.experiments import catalog, cli, datasets
+from rljax.experiments import catalog, cli, datasets, ladders
 from rljax.experiments.folder import Trained, device, file_name, load, write_json
 from rljax.experiments.runner import EVALUATION
-from rljax.types import Continuous, EnvSpec
+from rljax.types import Agent, Continuous, Env, EnvSpec
 
 FLAGS = flags.FLAGS
 FQE, BEHAVIOUR = 4, 5  # bases of the keys; experiments/datasets.py has those before
@@ -52,13 +56,59 @@ def main(argv):
     cli.reject_arguments(argv)
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in FLAGS.config.to_dict().items()}
     result = evaluate_offline(
-        FLAGS.dataset, FLAGS.run_dir, FLAGS.steps, FLAGS.num_seeds, FLAGS.seed, FLAGS.episodes, FLAGS.explore, values
+        FLAGS.dataset,
+        FLAGS.run_dir,
+        FLAGS.steps,
+        FLAGS.num_seeds,
+        FLAGS.seed,
+        FLAGS.episodes,
+        FLAGS.explore,
+        values,
+        FLAGS.ladder,
     )
-    output = FLAGS.output or pathlib.Path(FLAGS.run_dir[0]) / f"ope-{file_name(pathlib.Path(FLAGS.dataset).name)}.json"
+    folder = FLAGS.run_dir[0] if FLAGS.run_dir else "."
+    output = FLAGS.output or pathlib.Path(folder) / f"ope-{file_name(pathlib.Path(FLAGS.dataset).name)}.json"
     pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
     write_json(pathlib.Path(output), result)
     print_table(result)
     print(output)
+
+
+class Candidates(NamedTuple):
+    """Policies of one program, which differ in their states and points.
+
+    name: the run's folder, or the ladder's environment. points: of each, [P]; those of `swept` are arguments of `make`.
+    """
+
+    name: str
+    kind: str
+    env_name: str
+    env: Env
+    make: Callable[[dict[str, Any]], Agent]
+    states: Any
+    points: list[dict[str, Any]]
+    seeds: list[int]
+    swept: list[str]
+    explore: bool
+
+
+def of_run(name: str, run: Trained) -> Candidates:
+    """The agents of a run."""
+    program, plan = run.program, run.program.plan
+    points, seeds = zip(*program.runs)
+    swept = list(plan.sweep)
+    return Candidates(
+        name, plan.agent, plan.env, program.env, program.agent, run.states, points, seeds, swept, plan.eval_explore
+    )
+
+
+def of_ladder(env_name: str) -> Candidates:
+    """The rungs of an environment's ladder. Raises UserError where there is none."""
+    env = make_env(env_name)
+    ladder = ladders.load(env_name, env.spec)
+    points = [{"rung": i} for i in range(len(ladder.returns))]
+    make = lambda point: ladder.agent
+    return Candidates(env_name, "rung", env_name, env, make, ladder.states, points, [0] * len(points), [], True)
 
 
 def evaluate_offline(
@@ -70,8 +120,9 @@ def evaluate_offline(
     num_episodes: int = 100,
     explore: bool | None = None,
     config: dict[str, Any] | None = None,
+    ladder: str = "",
 ) -> dict[str, Any]:
-    """Estimates and truth for every agent of some runs; arguments are the flags.
+    """Estimates and truth for every agent of some runs and each rung of a ladder; arguments are the flags.
 
     Args:
       config: fields of fqe.Config; a `reward_scale` of 0 (the default here) makes the data's returns of size 1.
@@ -82,8 +133,10 @@ def evaluate_offline(
     configured = catalog.configure(fqe.__name__, config)
     if not dataset:
         raise UserError("--dataset must name the data, a file or ENV/TIER.")
-    if not run_dirs:
-        raise UserError("--run_dir=DIR must name the folder of a run; it may be given several times.")
+    if not run_dirs and not ladder:
+        raise UserError(
+            "--run_dir=DIR must name the folder of a run, and may be given several times; or --ladder=ENV a ladder of policies."
+        )
     for name, value, least in (
         ("steps", steps, 1),
         ("num_seeds", num_seeds, 1),
@@ -97,38 +150,38 @@ def evaluate_offline(
             raise UserError(f"?{option} chooses episodes by their return, and estimates from them would be biased.")
         if option == "every":
             raise UserError("?every takes episodes apart, and estimates need them whole.")
-    runs = [load(path) for path in run_dirs]
-    names = sorted({run.program.plan.env for run in runs})
+    found = [of_run(str(path), load(path)) for path in run_dirs] + ([of_ladder(ladder)] if ladder else [])
+    found = [group if explore is None else group._replace(explore=explore) for group in found]
+    names = sorted({group.env_name for group in found})
     if len(names) > 1:
-        raise UserError(f"The runs are of different environments: {' and '.join(names)}.")
-    env = runs[0].program.env
-    explores = [run.program.plan.eval_explore if explore is None else explore for run in runs]
-    for run in runs:  # refuses what it cannot evaluate
-        fqe.make(env.spec, configured, run.program.agent(run.program.points[0]), None)
+        raise UserError(f"The policies are of different environments: {' and '.join(names)}.")
+    env = found[0].env
+    for group in found:  # refuses what it cannot evaluate
+        fqe.make(env.spec, configured, group.make(group.points[0]), None)
     data = datasets.load(dataset, env.spec)
     configured = scaled(configured, data)
     behaviour = behaviour_log_prob(env.spec, data, steps, seed)
 
     policies = []
-    for path, run, acts in zip(run_dirs, runs, explores):
-        values = fitted_values(run, data, configured, steps, num_seeds, seed, acts)
-        weighted = importance_sampling(run, data, behaviour, configured.gamma, acts)
-        returns, finished = true_returns(run, configured.gamma, num_episodes, acts)
-        for i, (point, run_seed) in enumerate(run.program.runs):
+    for group in found:
+        values = fitted_values(group, data, configured, steps, num_seeds, seed)
+        weighted = importance_sampling(group, data, behaviour, configured.gamma)
+        returns, finished = true_returns(group, configured.gamma, num_episodes)
+        for i, (point, run_seed) in enumerate(zip(group.points, group.seeds)):
             policies.append(
                 {
-                    "run_dir": str(path),
-                    "agent": run.program.plan.agent,
+                    "run_dir": group.name,
+                    "agent": group.kind,
                     "point": point,
                     "seed": run_seed,
-                    "explore": acts,
+                    "explore": group.explore,
                     "true": _number(returns[i].mean()),
                     "true_standard_error": _number(returns[i].std() / math.sqrt(num_episodes)),
                     "unfinished": int((~finished[i]).sum()),
                     "fqe": _number(values[i].mean()),
                     "fqe_per_seed": [_number(x) for x in values[i]],
                     **{name: _number(x[i]) for name, x in weighted.items()},
-                    "no_wis": why_not(run, acts),
+                    "no_wis": why_not(group),
                 }
             )
     return {
@@ -182,51 +235,48 @@ def log_prob_of_data(agent, state, data: Dataset, explore: bool) -> jax.Array:
 
 
 def fitted_values(
-    run: Trained, data: Dataset, config: fqe.Config, steps: int, num_seeds: int, seed: int, explore: bool
+    group: Candidates, data: Dataset, config: fqe.Config, steps: int, num_seeds: int, seed: int
 ) -> np.ndarray:
-    """FQE's value of the data's start states, their mean, of each agent of a run [P, num_seeds]."""
-    program = run.program
-    spec = program.env.spec
-    index = np.repeat(np.arange(len(program.runs)), num_seeds)
+    """FQE's value of the data's start states, their mean, of each policy [P, num_seeds]."""
+    spec, explore = group.env.spec, group.explore
+    index = np.repeat(np.arange(len(group.points)), num_seeds)
     fleet = parallel.fleet(len(index))
     iterations = math.ceil(steps / config.num_updates)
 
     def value(data, state, point, key):
         learn_key, value_key = jax.random.split(key)
-        policy = program.agent(point)
+        policy = group.make(point)
         agent = fqe.make(spec, config, policy, state, explore)
-        learner = train.make(agent, fqe.source(program.env, config, data))
+        learner = train.make(agent, fqe.source(group.env, config, data))
         learned, _ = learner.run(learner.init(learn_key), iterations)
         start = data.transition.observation[data.start]
         return fqe.value_of(spec, config, policy, state, explore)(learned.agent, start, value_key).mean()
 
-    states, points = placed(run, fleet, index)
-    keys = fleet.keys([seed + i for _ in program.runs for i in range(num_seeds)], FQE)
+    states, points = placed(group, fleet, index)
+    keys = fleet.keys([seed + i for _ in group.points for i in range(num_seeds)], FQE)
     data = jax.device_put(data, fleet.replicated)
     values = fleet.to_host(fleet.over(value, num_shared=1)(data, states, points, keys))
     return values.reshape(-1, num_seeds)
 
 
-def why_not(run: Trained, explore: bool) -> str | None:
-    """Why importance sampling cannot be used for a run's agents, if it cannot."""
-    if run.program.agent(run.program.points[0]).log_prob is None:
-        return f"{run.program.plan.agent} does not know the likelihoods of its actions."
-    if isinstance(run.program.env.spec.action, Continuous) and not explore:
+def why_not(group: Candidates) -> str | None:
+    """Why importance sampling cannot be used for policies, if it cannot."""
+    if group.make(group.points[0]).log_prob is None:
+        return f"{group.kind} does not know the likelihoods of its actions."
+    if isinstance(group.env.spec.action, Continuous) and not group.explore:
         return "A deterministic policy of continuous actions has no density; --explore makes it random."
     return None
 
 
-def importance_sampling(
-    run: Trained, data: Dataset, behaviour: jax.Array, gamma: float, explore: bool
-) -> dict[str, np.ndarray]:
-    """Weighted importance sampling of each agent of a run, [P] each; NaN where `why_not` says so."""
-    program, length = run.program, longest(data)
-    if why_not(run, explore):
-        return {name: np.full(len(program.runs), np.nan) for name in ("wis", "wpdis", "effective_sample_size")}
-    fleet = parallel.fleet(len(program.runs))
+def importance_sampling(group: Candidates, data: Dataset, behaviour: jax.Array, gamma: float) -> dict[str, np.ndarray]:
+    """Weighted importance sampling of each policy, [P] each; NaN where `why_not` says so."""
+    size, length = len(group.points), longest(data)
+    if why_not(group):
+        return {name: np.full(size, np.nan) for name in ("wis", "wpdis", "effective_sample_size")}
+    fleet = parallel.fleet(size)
 
     def estimate(data, behaviour, state, point):
-        log_ratio = log_prob_of_data(program.agent(point), state, data, explore) - behaviour
+        log_ratio = log_prob_of_data(group.make(point), state, data, group.explore) - behaviour
         reward, mask = dataset_lib.by_episode(data, data.transition.reward, length)
         log_ratio, _ = dataset_lib.by_episode(data, log_ratio, length)
         return {
@@ -235,31 +285,28 @@ def importance_sampling(
             "effective_sample_size": estimators.effective_sample_size(log_ratio, mask),
         }
 
-    states, points = placed(run, fleet, np.arange(len(program.runs)))
+    states, points = placed(group, fleet, np.arange(size))
     shared = jax.device_put((data, behaviour), fleet.replicated)
     return fleet.to_host(fleet.over(estimate, num_shared=2)(*shared, states, points))
 
 
-def true_returns(run: Trained, gamma: float, num_episodes: int, explore: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Discounted returns of each agent in the environment, and whether the episodes finished, [P, num_episodes]."""
-    program = run.program
-    fleet = parallel.fleet(len(program.runs))
+def true_returns(group: Candidates, gamma: float, num_episodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Discounted returns of each policy in the environment, and whether the episodes finished, [P, num_episodes]."""
+    fleet = parallel.fleet(len(group.points))
 
     def episodes(state, point, key):
-        return evaluate(program.env, program.agent(point), state, key, num_episodes, explore, gamma)
+        return evaluate(group.env, group.make(point), state, key, num_episodes, group.explore, gamma)
 
-    states, points = placed(run, fleet, np.arange(len(program.runs)))
-    keys = fleet.keys([run_seed for _, run_seed in program.runs], EVALUATION)
+    states, points = placed(group, fleet, np.arange(len(group.points)))
+    keys = fleet.keys(list(group.seeds), EVALUATION)
     found = fleet.to_host(fleet.over(episodes)(states, points, keys))
     return found.returns, found.finished
 
 
-def placed(run: Trained, fleet: parallel.Fleet, index: np.ndarray) -> tuple[Any, dict[str, jax.Array]]:
-    """States and sweep points of the run's agents at `index`, laid out for a fleet."""
-    states = jax.device_put(jax.tree.map(lambda x: x[index], run.states), fleet.replicated)
-    points = {
-        name: np.array([run.program.runs[i][0][name] for i in index], np.float32) for name in run.program.plan.sweep
-    }
+def placed(group: Candidates, fleet: parallel.Fleet, index: np.ndarray) -> tuple[Any, dict[str, jax.Array]]:
+    """States and swept numbers of the policies at `index`, laid out for a fleet."""
+    states = jax.device_put(jax.tree.map(lambda x: x[index], group.states), fleet.replicated)
+    points = {name: np.array([group.points[i][name] for i in index], np.float32) for name in group.swept}
     return fleet.fill(states), fleet.place(points)
 
 
@@ -303,13 +350,16 @@ def entry(argv=None):
     """Parse flags, evaluate, and turn what a user can mend into one sentence and a non-zero exit."""
     argv = list(sys.argv if argv is None else argv)
     flags.DEFINE_multi_string("run_dir", [], "Folder of a run; give several to rank the agents of all.")
+    flags.DEFINE_string("ladder", "", "Environment whose ladder's rungs are policies too.")
     flags.DEFINE_string("dataset", "", "Data to evaluate by: a file or ENV/TIER (see experiments/datasets.py).")
     flags.DEFINE_integer("steps", 20_000, "Updates of each fitted Q, and of the clone where there is one.")
     flags.DEFINE_integer("num_seeds", 1, "Fitted Qs for each agent.")
     flags.DEFINE_integer("seed", 0, "The first seed of these.")
     flags.DEFINE_integer("episodes", 100, "Episodes of each agent in the environment.")
     flags.DEFINE_bool("explore", None, "Evaluate the exploring policy or not; by default as the run's evaluations did.")
-    flags.DEFINE_string("output", None, "File to write; ope-DATASET.json in the first run's folder by default.")
+    flags.DEFINE_string(
+        "output", None, "File to write; ope-DATASET.json in the first run's folder by default, or here."
+    )
     cli.define_debug_flag()
     with cli.one_sentence():
         known = catalog.fields(fqe.Config()) | {"reward_scale": 0.0}

@@ -14,7 +14,7 @@ from rljax.agents.offline import bc, fqe
 from rljax.data import dataset as dataset_lib
 from rljax.data import files
 from rljax.errors import UserError
-from rljax.experiments import collect, ope, runner
+from rljax.experiments import collect, datasets, ope, runner
 from rljax.experiments.folder import Folder, Trained, load
 from rljax.experiments.plan import Plan, Program
 from rljax.types import Discrete, EnvSpec, Transition
@@ -81,8 +81,8 @@ def test_the_policy_that_made_the_data_has_equal_weights(runs, tmp_path):
 
 def test_the_truth_is_the_discounted_return(runs):
     """With gamma 1 that of the run's own evaluation; with gamma 0 the first reward; else (1 - gamma^length) / (1 - gamma)."""
-    trained = load(runs[1])
-    returns = lambda gamma: ope.true_returns(trained, gamma, 2, False)[0][0]
+    trained = ope.of_run(runs[1], load(runs[1]))
+    returns = lambda gamma: ope.true_returns(trained, gamma, 2)[0][0]
     summary = json.loads(Folder(runs[1]).summary.read_text())
     length = returns(1.0)
     assert length.mean() == summary["return"]["per_seed"][0]
@@ -117,13 +117,26 @@ def test_the_clone_finds_the_likelihoods():
 def test_where_there_are_no_weights_the_reason_is_told(data):
     env = "rljax/Probe-ObservationActionReward?continuous=True"
     plan = Plan("bc", env, 4, config=SMALL, dataset=data, layout="map")
-    clone = Trained(Program(plan), None, 4)
-    assert ope.why_not(clone, False).startswith("A deterministic policy of continuous actions has no density")
-    assert ope.why_not(clone, True) is None
-    other = Trained(Program(dataclasses.replace(plan, agent="td3_bc")), None, 4)
-    assert ope.why_not(other, True) == "td3_bc does not know the likelihoods of its actions."
-    found = ope.importance_sampling(other, files.load(data), None, 0.9, True)
+    clone = ope.of_run("clone", Trained(Program(plan), None, 4))
+    assert ope.why_not(clone).startswith("A deterministic policy of continuous actions has no density")
+    assert ope.why_not(clone._replace(explore=True)) is None
+    other = ope.of_run("other", Trained(Program(dataclasses.replace(plan, agent="td3_bc")), None, 4))
+    other = other._replace(explore=True)
+    assert ope.why_not(other) == "td3_bc does not know the likelihoods of its actions."
+    found = ope.importance_sampling(other, files.load(data), None, 0.9)
     assert all(np.isnan(x).tolist() == [True] for x in found.values()) and set(found) > {"wis", "wpdis"}
+
+
+def test_the_rungs_of_a_ladder_are_policies():
+    """Of data that its second rung made, the weights of that rung are equal."""
+    found = ope.evaluate_offline(
+        "gymnax/CartPole-v1/medium?transitions=500", [], 2, num_episodes=4, config=CONFIG, ladder="gymnax/CartPole-v1"
+    )
+    assert [policy["point"] for policy in found["policies"]] == [{"rung": i} for i in range(5)]
+    episodes = len(datasets.load("gymnax/CartPole-v1/medium?transitions=500", EnvSpec((4,), Discrete(2))).length)
+    assert found["policies"][1]["effective_sample_size"] == pytest.approx(episodes, rel=1e-3)
+    assert found["policies"][4]["effective_sample_size"] < 0.9 * episodes
+    assert found["policies"][4]["true"] > found["policies"][0]["true"]
 
 
 def test_a_ranking_needs_an_estimate_for_each():
@@ -165,7 +178,7 @@ def test_episodes_chosen_by_return_and_policies_with_a_memory_are_refused(data, 
     with pytest.raises(UserError, match="Fitted Q evaluation is for policies without a memory"):
         ope.evaluate_offline(data, [str(run[0].path)], 4)
     with pytest.raises(
-        UserError, match="The runs are of different environments: gymnax/CartPole-v1 and gymnax/CartPole-v1?"
+        UserError, match="The policies are of different environments: gymnax/CartPole-v1 and gymnax/CartPole-v1?"
     ):
         ope.evaluate_offline(data, [runs[0], str(run[0].path)], 4)
 
