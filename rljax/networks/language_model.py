@@ -207,6 +207,21 @@ def entropy(logits: Float[Array, "*B V"]) -> Float[Array, "*B"]:
     return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
 
 
+def likeliest(logits: Float[Array, "*B V"], top_k: int = 0, top_p: float = 1.0) -> Float[Array, "*B V"]:
+    """With no chance but for the `top_k` likeliest tokens (Fan et al., 2018, arXiv:1805.04833; 0: all), and of these the fewest
+    that have `top_p` of the chance together (Holtzman et al., 2020, arXiv:1904.09751). Tokens as likely as the last stay too."""
+    if top_k and top_k < logits.shape[-1]:
+        least = jax.lax.top_k(logits, top_k)[0][..., -1:]
+        logits = jnp.where(logits >= least, logits, NEVER)
+    if top_p < 1.0:
+        falling = -jnp.sort(-logits, axis=-1)
+        chance = jax.nn.softmax(falling)
+        kept = jnp.cumsum(chance, axis=-1) - chance < top_p
+        least = jnp.where(kept, falling, jnp.inf).min(axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, NEVER)
+    return logits
+
+
 class Completed(NamedTuple):
     """Completions, and how likely each token was when it was drawn (0 where none stands)."""
 
@@ -222,12 +237,22 @@ def complete(
     key: Key,
     temperature: Float[Array, ""] | float = 1.0,
     greedy: bool = False,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> Completed:
     """A completion of at most `length` tokens for each prompt, drawn token by token with a cache, up to END.
 
     temperature: logits are divided by it; `log_prob` is that of the law drawn from. greedy: the likeliest token instead, whose
     log-probability is that at the temperature.
+
+    top_k, top_p: draw from the likeliest tokens alone (`likeliest`). `log_prob` stays that of all tokens at the temperature, by
+    which completions are scored, so what was drawn is likelier than it says.
+
+    Raises:
+      UserError: top_k or top_p leaves no token, or is no such number.
     """
+    if top_k < 0 or not 0.0 < top_p <= 1.0:
+        raise UserError(f"top_k={top_k} must be 0, for all tokens, or more, and top_p={top_p} above 0 and at most 1.")
     batch, size = prompt.shape
     places = jnp.arange(size + length)
     visible = jnp.concatenate([mask(prompt), jnp.zeros((batch, length), bool)], axis=1)
@@ -236,7 +261,7 @@ def complete(
     room = lambda x: jnp.pad(x, ((0, 0), (0, length), (0, 0), (0, 0)))
 
     def draw(logits, alive, step):
-        drawn = jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
+        drawn = jax.random.categorical(jax.random.fold_in(key, step), likeliest(logits / temperature, top_k, top_p))
         token = jnp.where(alive, logits.argmax(-1) if greedy else drawn, PAD).astype(jnp.int32)
         return token, taken(logits[:, None], token[:, None], temperature)[:, 0]
 
