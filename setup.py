@@ -38,6 +38,7 @@ setuptools.setup(
         "absl-py>=2.1",
         "ml_collections>=1.0,<2",
         "numpy>=2.0",
+        "safetensors>=0.5",
         "scipy>=1.13",
         "tensorboardX>=2.6,<3",
         "rich>=13",

@@ -1,9 +1,10 @@
 """What agents that write share: a language model, the policy that it is compared with, and acting.
 
 A completion is one action (`rljax.types.Tokens`), so prompts are observations and environments, evaluation and binaries are those
-of all other agents.
+of all other agents. The model is new, or that of a Hugging Face folder (`rljax.networks.pretrained`), where all seeds begin alike.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import optax
 from rljax import completions
 from rljax.completions import Completions
 from rljax.errors import UserError
-from rljax.networks import language_model
+from rljax.networks import language_model, pretrained
 from rljax.networks.language_model import LanguageModel
 from rljax.record import record, static
 from rljax.tokens import mask
@@ -27,6 +28,9 @@ class Config:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     temperature: float = 1.0  # of exploring completions, and of all log-probabilities
+    model: str = static(
+        ""
+    )  # folder of a model to begin from; the sizes that follow are then its own, and not read here
     width: int = static(64)
     num_layers: int = static(2)
     num_heads: int = static(4)
@@ -80,7 +84,7 @@ def make(spec: EnvSpec, config: Config) -> Writer:
     optimiser = optimiser_of(config, config.learning_rate)
 
     def init(key: Key) -> State:
-        model = begin(network, optimiser, spec, key)
+        model = begin(network, optimiser, spec, key, config.model)
         return State(model, model.params)
 
     def act(state: State, observation, memory, key: Key, explore: bool = True):
@@ -105,18 +109,22 @@ def make(spec: EnvSpec, config: Config) -> Writer:
 
 
 def network_of(spec: EnvSpec, config: Config, outputs: int = 0) -> LanguageModel:
-    """A model of a writer's sizes, of the next token or, with `outputs`, of so many numbers. Raises UserError where sizes do not go
-    together."""
-    network = LanguageModel(
-        spec.action.vocabulary,
-        config.width,
-        config.num_layers,
-        config.num_heads,
-        config.num_kv_heads,
-        dtype=config.dtype,
-        outputs=outputs,
-    )
-    language_model.check(network)
+    """The model that a config describes, by its sizes or by a folder: of the next token or, with `outputs`, of so many numbers.
+
+    Raises:
+      UserError: sizes do not go together, the folder cannot be read, or its model has not enough tokens or positions.
+    """
+    vocabulary, length = spec.action.vocabulary, spec.action.length
+    if config.model:
+        network = pretrained.architecture(config.model).clone(dtype=config.dtype, num_drawn=vocabulary, outputs=outputs)
+        if network.vocabulary < vocabulary:
+            raise UserError(
+                f"{config.model} knows {network.vocabulary} tokens, fewer than the {vocabulary} of the environment."
+            )
+    else:
+        sizes = config.width, config.num_layers, config.num_heads, config.num_kv_heads
+        network = LanguageModel(vocabulary, *sizes, dtype=config.dtype, outputs=outputs)
+    language_model.check(network, math.prod(spec.observation_shape) + length)
     return network
 
 
@@ -127,9 +135,12 @@ def optimiser_of(config: Config, learning_rate) -> optax.GradientTransformation:
     )
 
 
-def begin(network: LanguageModel, optimiser: optax.GradientTransformation, spec: EnvSpec, key: Key) -> Model:
+def begin(
+    network: LanguageModel, optimiser: optax.GradientTransformation, spec: EnvSpec, key: Key, folder: str = ""
+) -> Model:
+    """New parameters, or those of a folder."""
     prompt = jnp.ones((1, *spec.observation_shape), jnp.int32)
-    params = network.init(key, prompt, mask(prompt))
+    params = pretrained.read_when_run(folder) if folder else network.init(key, prompt, mask(prompt))
     return Model(params, optimiser.init(params))
 
 

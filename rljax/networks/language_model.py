@@ -33,6 +33,12 @@ class LanguageModel(nn.Module):
       num_kv_heads: heads of keys and values, shared by num_heads / num_kv_heads of the queries each; 0: one for each.
       norm: rms or layer.  gated: SwiGLU in the place of GELU.  tied: logits by the embedding.
       outputs: numbers told at each token in the place of logits (values, rewards); 0: logits.
+      head_size: 0: width / num_heads.
+      bias: which products have one: "", none; qkv, those of queries, keys and values; all, but the head's.
+      positions: rotary, or learned and added to the tokens' embedding.
+      num_positions: of learned positions; of rotary ones how long a sequence the model was made for, 0: any.
+      rotary_scaling: (factor, low, high, P), by which Llama 3.1 reads longer sequences than the P tokens it was first trained on.
+      num_drawn: of all tokens the first so many may be drawn, those that the environment knows; 0: all.
     """
 
     vocabulary: int
@@ -47,6 +53,13 @@ class LanguageModel(nn.Module):
     rotary_base: float = 10_000.0
     dtype: str = "float32"
     outputs: int = 0
+    norm_eps: float = 1e-6
+    head_size: int = 0
+    bias: str = ""
+    positions: str = "rotary"
+    num_positions: int = 0
+    rotary_scaling: tuple[float, ...] = ()
+    num_drawn: int = 0
 
     @nn.compact
     def __call__(
@@ -57,11 +70,14 @@ class LanguageModel(nn.Module):
         start: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "B S V"], Cache]:
         batch, size = tokens.shape
-        embed = nn.Embed(self.vocabulary, self.width, dtype=self.dtype, embedding_init=nn.initializers.normal(0.02))
+        embed = self._embed(self.vocabulary, "Embed_0")
         place = start + jnp.arange(size)
         position = jnp.maximum(jnp.cumsum(visible, axis=1) - 1, 0)[:, place]
         seen = (jnp.arange(visible.shape[1]) <= place[:, None]) & visible[:, None, :]  # [B, S, C]
-        x = embed(tokens).reshape(batch * size, self.width)
+        x = embed(tokens)
+        if self.positions == "learned":
+            x = x + self._embed(self.num_positions, "positions")(position)
+        x = x.reshape(batch * size, self.width)
         kept = []
         for layer in range(self.num_layers):
             attended, pair = self._attend(
@@ -77,51 +93,88 @@ class LanguageModel(nn.Module):
 
     def _attend(self, x, position, seen, cache, start, layer):
         batch, size = position.shape
-        head_size = self.width // self.num_heads
+        head_size = self.head_size or self.width // self.num_heads
         kv_heads = self.num_kv_heads or self.num_heads
 
         def heads(name, number):
-            return self._dense(number * head_size, f"{name}_{layer}")(x).reshape(batch, size, number, head_size)
+            product = self._dense(number * head_size, f"{name}_{layer}", bias=self.bias != "")
+            return product(x).reshape(batch, size, number, head_size)
 
-        query = rotated(heads("query", self.num_heads), position, self.rotary_base)
-        key, value = rotated(heads("key", kv_heads), position, self.rotary_base), heads("value", kv_heads)
+        query, key, value = heads("query", self.num_heads), heads("key", kv_heads), heads("value", kv_heads)
+        if self.positions == "rotary":
+            period = periods(head_size, self.rotary_base, self.rotary_scaling)
+            query, key = rotated(query, position, period), rotated(key, position, period)
         if cache is not None:
             write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1)
             key, value = write(cache[0], key), write(cache[1], value)
         attended = jax.nn.dot_product_attention(query, key, value, mask=seen[:, None])
         attended = attended.reshape(batch * size, self.num_heads * head_size)
-        return self._dense(self.width, f"out_{layer}")(attended), (key, value)
+        return self._dense(self.width, f"out_{layer}", self.bias == "all")(attended), (key, value)
 
     def _feed(self, x, layer):
         hidden = self.hidden or (8 * self.width // 3 if self.gated else 4 * self.width)
-        up = self._dense(hidden, f"up_{layer}")(x)
-        up = jax.nn.silu(self._dense(hidden, f"gate_{layer}")(x)) * up if self.gated else nn.gelu(up)
-        return self._dense(self.width, f"down_{layer}")(up)
+        bias = self.bias == "all"
+        up = self._dense(hidden, f"up_{layer}", bias)(x)
+        up = jax.nn.silu(self._dense(hidden, f"gate_{layer}", bias)(x)) * up if self.gated else nn.gelu(up)
+        return self._dense(self.width, f"down_{layer}", bias)(up)
 
-    def _dense(self, size, name):
-        return nn.Dense(size, use_bias=False, kernel_init=nn.initializers.normal(0.02), dtype=self.dtype, name=name)
+    def _embed(self, number, name):
+        return nn.Embed(number, self.width, self.dtype, embedding_init=nn.initializers.normal(0.02), name=name)
+
+    def _dense(self, size, name, bias=False):
+        return nn.Dense(size, use_bias=bias, kernel_init=nn.initializers.normal(0.02), dtype=self.dtype, name=name)
 
     def _normed(self, name):
-        return (nn.RMSNorm if self.norm == "rms" else nn.LayerNorm)(dtype=self.dtype, name=name)
+        return (nn.RMSNorm if self.norm == "rms" else nn.LayerNorm)(self.norm_eps, dtype=self.dtype, name=name)
 
 
-def check(model: LanguageModel) -> None:
-    """Raises UserError for sizes that do not go together."""
-    kv_heads = model.num_kv_heads or model.num_heads
-    if model.width % (2 * model.num_heads):
-        raise UserError(f"width={model.width} must be a multiple of twice num_heads={model.num_heads}.")
+def check(model: LanguageModel, longest: int = 0) -> None:
+    """Raises UserError for sizes that do not go together, and where it cannot read `longest` tokens, prompt and completion."""
+    kv_heads, turned = model.num_kv_heads or model.num_heads, model.positions == "rotary"
+    if not model.head_size and model.width % (model.num_heads * (2 if turned else 1)):
+        multiple = f"{'twice ' * turned}num_heads={model.num_heads}"
+        raise UserError(f"width={model.width} must be a multiple of {multiple}.")
+    if turned and model.head_size % 2:
+        raise UserError(f"head_size={model.head_size} must be even: rotary positions turn pairs of numbers.")
     if model.num_heads % kv_heads:
         raise UserError(f"num_kv_heads={kv_heads} must divide num_heads={model.num_heads}.")
     if model.dtype not in ("float32", "bfloat16", "float16"):
         raise UserError(f"dtype={model.dtype!r} must be float32, bfloat16 or float16.")
     if model.norm not in ("rms", "layer"):
         raise UserError(f"norm={model.norm!r} must be rms or layer.")
+    if model.bias not in ("", "qkv", "all"):
+        raise UserError(f"bias={model.bias!r} must be qkv, all, or '' for none.")
+    if model.positions not in ("rotary", "learned"):
+        raise UserError(f"positions={model.positions!r} must be rotary or learned.")
+    if not turned and model.num_positions < 1:
+        raise UserError("Learned positions must be told how many: num_positions must be at least 1.")
+    if 0 < model.num_positions < longest:
+        raise UserError(
+            f"A prompt and its completion may have {longest} tokens here, but the model reads {model.num_positions} at most."
+        )
 
 
-def rotated(x: Float[Array, "B S H D"], position: Int[Array, "B S"], base: float) -> Float[Array, "B S H D"]:
-    """Pairs of numbers (i, i + D / 2) turned by an angle of position / base^(2 i / D)."""
-    half = x.shape[-1] // 2
-    angle = position[..., None, None] / base ** (jnp.arange(half) / half)
+def periods(size: int, base: float, scaling: tuple[float, ...] = ()) -> Float[Array, " D/2"]:
+    """How many places each pair of a head's numbers takes to turn by one radian, base^(2 i / D).
+
+    scaling: (factor, low, high, P): pairs that turn less than `low` times within P places turn `factor` times slower, those that
+    turn more than `high` times as ever, and those between in between (Grattafiori et al., 2024, arXiv:2407.21783).
+    """
+    half = size // 2
+    period = base ** (jnp.arange(half) / half)
+    if not scaling:
+        return period
+    factor, low, high, first = scaling
+    turns = first / (2.0 * jnp.pi * period)
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return period / (kept + (1.0 - kept) / factor)
+
+
+def rotated(
+    x: Float[Array, "B S H D"], position: Int[Array, "B S"], period: Float[Array, " D/2"]
+) -> Float[Array, "B S H D"]:
+    """Pairs of numbers (i, i + D / 2) turned by an angle of position / period."""
+    angle = position[..., None, None] / period
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], -1).astype(x.dtype)
@@ -131,7 +184,7 @@ def completion_logits(
     model: LanguageModel, params: Params, prompt: Int[Array, "B P"], completion: Int[Array, "B T"]
 ) -> Float[Array, "B T V"]:
     """The logits that each token of a completion was to be drawn by, given the prompt and what stands before it."""
-    return drawable(_read(model, params, prompt, completion)[:, prompt.shape[1] - 1 : -1])
+    return drawable(_read(model, params, prompt, completion)[:, prompt.shape[1] - 1 : -1], model.num_drawn)
 
 
 def completion_values(
@@ -154,9 +207,10 @@ def _read(model, params, prompt, completion):
     return model.apply(params, tokens, mask(tokens))[0]
 
 
-def drawable(logits: Float[Array, "*B V"]) -> Float[Array, "*B V"]:
-    """With no chance for PAD, which is no token."""
-    return logits.at[..., PAD].set(NEVER)
+def drawable(logits: Float[Array, "*B V"], num_drawn: int = 0) -> Float[Array, "*B V"]:
+    """With no chance for PAD, which is no token, nor for those from `num_drawn` on."""
+    logits = logits.at[..., PAD].set(NEVER)
+    return logits.at[..., num_drawn:].set(NEVER) if num_drawn else logits
 
 
 def taken(
@@ -174,6 +228,21 @@ def entropy(logits: Float[Array, "*B V"]) -> Float[Array, "*B"]:
     return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
 
 
+def likeliest(logits: Float[Array, "*B V"], top_k: int = 0, top_p: float = 1.0) -> Float[Array, "*B V"]:
+    """With no chance but for the `top_k` likeliest tokens (Fan et al., 2018, arXiv:1805.04833; 0: all), and of these the fewest
+    that have `top_p` of the chance together (Holtzman et al., 2020, arXiv:1904.09751). Tokens as likely as the last stay too."""
+    if top_k and top_k < logits.shape[-1]:
+        least = jax.lax.top_k(logits, top_k)[0][..., -1:]
+        logits = jnp.where(logits >= least, logits, NEVER)
+    if top_p < 1.0:
+        falling = -jnp.sort(-logits, axis=-1)
+        chance = jax.nn.softmax(falling)
+        kept = jnp.cumsum(chance, axis=-1) - chance < top_p
+        least = jnp.where(kept, falling, jnp.inf).min(axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, NEVER)
+    return logits
+
+
 class Completed(NamedTuple):
     """Completions, and how likely each token was when it was drawn (0 where none stands)."""
 
@@ -189,21 +258,31 @@ def complete(
     key: Key,
     temperature: Float[Array, ""] | float = 1.0,
     greedy: bool = False,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> Completed:
     """A completion of at most `length` tokens for each prompt, drawn token by token with a cache, up to END.
 
     temperature: logits are divided by it; `log_prob` is that of the law drawn from. greedy: the likeliest token instead, whose
     log-probability is that at the temperature.
+
+    top_k, top_p: draw from the likeliest tokens alone (`likeliest`). `log_prob` stays that of all tokens at the temperature, by
+    which completions are scored, so what was drawn is likelier than it says.
+
+    Raises:
+      UserError: top_k or top_p leaves no token, or is no such number.
     """
+    if top_k < 0 or not 0.0 < top_p <= 1.0:
+        raise UserError(f"top_k={top_k} must be 0, for all tokens, or more, and top_p={top_p} above 0 and at most 1.")
     batch, size = prompt.shape
     places = jnp.arange(size + length)
     visible = jnp.concatenate([mask(prompt), jnp.zeros((batch, length), bool)], axis=1)
     logits, cache = model.apply(params, prompt, visible[:, :size])
-    last = drawable(logits[:, -1])
+    last = drawable(logits[:, -1], model.num_drawn)
     room = lambda x: jnp.pad(x, ((0, 0), (0, length), (0, 0), (0, 0)))
 
     def draw(logits, alive, step):
-        drawn = jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
+        drawn = jax.random.categorical(jax.random.fold_in(key, step), likeliest(logits / temperature, top_k, top_p))
         token = jnp.where(alive, logits.argmax(-1) if greedy else drawn, PAD).astype(jnp.int32)
         return token, taken(logits[:, None], token[:, None], temperature)[:, 0]
 
@@ -212,7 +291,7 @@ def complete(
         token, log_prob = draw(logits, alive, step)
         visible = jnp.where(places == size + step, alive[:, None], visible)
         logits, cache = model.apply(params, token[:, None], visible, cache, size + step)
-        return (drawable(logits[:, 0]), visible, cache, alive & (token != END)), (token, log_prob)
+        return (drawable(logits[:, 0], model.num_drawn), visible, cache, alive & (token != END)), (token, log_prob)
 
     start = (last, visible, jax.tree.map(room, cache), jnp.ones(batch, bool))
     (logits, _, _, alive), written = jax.lax.scan(advance, start, jnp.arange(length - 1))

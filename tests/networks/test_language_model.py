@@ -120,6 +120,34 @@ def check(drawn, law):
     assert (np.abs(frequency - law) <= 4.0 * np.sqrt(law * (1 - law) / max(len(drawn), 1)) + 1e-6).all()
 
 
+@pytest.mark.parametrize("options", [dict(top_k=3), dict(top_p=0.6), dict(top_k=3, top_p=0.7)])
+def test_drawn_from_the_likeliest(params, prompt, options):
+    """As often as the law without the others says, with the log-probabilities of the law with them."""
+    one = jnp.tile(prompt[:1], (4_000, 1))
+    draw = lambda key: language_model.complete(MODEL, params, one, 1, key, 2.0, **options)
+    written = jax.jit(draw)(jax.random.key(3))
+    logits = language_model.completion_logits(MODEL, params, prompt[:1], jnp.array([[END]]))
+    full = np.float64(jax.nn.softmax(logits[0, 0] / 2.0))
+    law = np.zeros(7)
+    for token in np.argsort(-full)[: options.get("top_k", 7)]:
+        law[token] = full[token]
+    law /= law.sum()
+    before = 0.0
+    for token in np.argsort(-law):
+        before, law[token] = before + law[token], law[token] if before < options.get("top_p", 1.0) else 0.0
+    law /= law.sum()
+    assert 1 < (law > 0).sum() < 6
+    drawn = np.asarray(written.tokens)[:, 0]
+    check(drawn, law)
+    np.testing.assert_allclose(written.log_prob[:, 0], np.log(full[drawn]), atol=1e-5)
+
+
+def test_likeliest_refuses(params, prompt):
+    for options in (dict(top_k=-1), dict(top_p=0.0), dict(top_p=1.5)):
+        with pytest.raises(UserError, match="must be 0, for all tokens, or more, and top_p"):
+            language_model.complete(MODEL, params, prompt, 2, jax.random.key(0), **options)
+
+
 def test_greedy_is_the_likeliest(params, prompt):
     written = language_model.complete(MODEL, params, prompt, 4, jax.random.key(0), greedy=True)
     logits = language_model.completion_logits(MODEL, params, prompt, written.tokens)
