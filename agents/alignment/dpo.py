@@ -78,7 +78,7 @@ def source(env: Env, config: Config = Config(), dataset: Completions | None = No
         return writer.source(env, config)
     if isinstance(dataset, Completions) and dataset.tokens.shape[1] < 2:
         raise UserError(
-            "These data hold one completion a prompt, and DPO compares several: see kto for signs, or leave out --dataset (after a "
-            "run that read data: --dataset=) to compare one's own."
+            "These data hold one completion a prompt, and DPO compares several: see kto for signs, or leave out --dataset to "
+            "compare one's own."
         )
     return completions.recorded(dataset, config.num_prompts)
