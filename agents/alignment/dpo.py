@@ -3,7 +3,7 @@ Rafailov et al., 2023, arXiv:2305.18290; iterated on policy as by Xiong et al., 
 
 train --agent=dpo --start_from=runs/sft --dataset=pairs.jsonl --steps=1000
 
-Which loss is a name (`rljax.losses.alignment.METHODS`), so each method of the family is a line of configuration. With
+Which loss is a name (`rljax.losses.listwise.METHODS`), so each method of the family is a line of configuration. With
 `reference_rate` 0 the reference stays what it was at first (after `--start_from` that of the agent begun from); with 1 it is the
 policy of the step before, and nothing keeps the run near its beginning.
 """
@@ -25,7 +25,7 @@ from rljax.updates import descend
 
 @record
 class Config(writer.GroupConfig):
-    """Numbers of a method are those of `alignment.METHODS`."""
+    """Numbers of a method are those of `listwise.METHODS`."""
 
     beta_scale: float = 1.0  # times the method's own beta, where it has one
     method: str = static("dpo")
@@ -38,10 +38,10 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
       UserError: as `writer.make`, there is no such method, or groups have no pairs.
     """
     parts = writer.make(spec, config)
-    alignment.check(config.method)
+    alignment.check(config.method, registry=listwise.METHODS)
     if config.group_size < 2:
         raise UserError(f"group_size={config.group_size} leaves no pair to compare; it must be 2 at least.")
-    numbers = alignment.METHODS[config.method]
+    numbers = listwise.METHODS[config.method]
     changes = {"beta": config.beta_scale * numbers["beta"]} if "beta" in numbers else {}
 
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
@@ -52,7 +52,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
         def loss(params):
             log_prob = parts.whole(params, batch)
-            direct = lambda *group: alignment.direct_loss(config.method, *group, **changes)
+            direct = lambda *group: listwise.direct_loss(config.method, *group, **changes)
             each = jax.vmap(direct)(log_prob, reference, length, ranks)
             value = jnp.where(decided, each, 0.0).sum() / jnp.maximum(decided.sum(), 1)
             best = batch.reward == batch.reward.max(axis=1, keepdims=True)
@@ -78,7 +78,7 @@ def source(env: Env, config: Config = Config(), dataset: Completions | None = No
         return writer.source(env, config)
     if isinstance(dataset, Completions) and dataset.tokens.shape[1] < 2:
         raise UserError(
-            "These data hold one completion a prompt, and DPO compares several: see kto for signs, or leave out --dataset (after a "
-            "run that read data: --dataset=) to compare one's own."
+            "These data hold one completion a prompt, and DPO compares several: see kto for signs, or leave out --dataset to "
+            "compare one's own."
         )
     return completions.recorded(dataset, config.num_prompts)

@@ -1,13 +1,19 @@
 """Preference losses of more than two completions of one prompt, of the scores or log-probabilities [G] that
-`rljax/losses/alignment.py` has. Likelihoods of whole rankings (Plackett & Luce's) are in `rljax/losses/preference.py`."""
+`rljax/losses/alignment.py` has. Likelihoods of whole rankings (Plackett & Luce's) are in `rljax/losses/preference.py`.
+
+`METHODS` are all that have a name, those of pairs too, computed by `direct_loss`."""
+
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rljax.losses import alignment
 from rljax.losses.alignment import logistic
-from rljax.losses.preference import Number, Ranks, Scalar, Scores, contrast
+from rljax.losses.completion_scores import Lengths, log_ratio
+from rljax.losses.preference import Number, Ranks, Scalar, Scores, contrast, plackett_luce
 
 
 def ranks_of(values: Scores) -> Ranks:
@@ -29,6 +35,29 @@ def lambda_loss(scores: Scores, labels: Scores) -> Scalar:
     weight = jnp.abs(gain[:, None] - gain) * jnp.abs(discount[:, None] - discount)
     losses = jax.vmap(jax.vmap(contrast, (None, 0)), (0, None))(scores, scores)
     return jnp.where(labels[:, None] > labels, jax.lax.stop_gradient(weight) * losses, 0.0).sum()
+
+
+WHOLE = {  # of DPO's scores and ranks
+    "plackett_luce": plackett_luce,  # as in the appendix of Rafailov et al., 2023
+    "lipo": lambda scores, ranks: lambda_loss(
+        scores, -ranks.astype(scores.dtype)
+    ),  # each place is worth half of the one before
+}
+METHODS: dict[str, dict[str, Any]] = alignment.METHODS | {name: dict(beta=0.1) for name in WHOLE}
+
+
+def direct_loss(
+    method: str, log_prob: Scores, reference: Scores, length: Lengths, ranks: Ranks, **changes: Any
+) -> Scalar:
+    """`alignment.direct_loss` of the methods of pairs, and by the same arguments those of `WHOLE` rankings. Raises UserError where
+    there is no such method or number."""
+    alignment.check(method, registry=METHODS)
+    if method not in WHOLE:
+        return alignment.direct_loss(method, log_prob, reference, length, ranks, **changes)
+    for name in changes:
+        alignment.check(name, f"number of {method}", METHODS[method])
+    scores = log_ratio(log_prob, jax.lax.stop_gradient(reference), length, **{**METHODS[method], **changes})
+    return WHOLE[method](scores, ranks)
 
 
 def all_pairs(log_prob: Scores, values: Scores, alpha: Number = 0.05) -> Scalar:

@@ -12,7 +12,7 @@ from rljax.agents.alignment import dpo
 from rljax.completions import Completions
 from rljax.data import jsonl
 from rljax.errors import UserError
-from rljax.losses import alignment
+from rljax.losses import listwise
 from rljax.types import EnvSpec, Tokens
 
 ENV = envs.make("tokens/copy-2?dense=true")
@@ -51,7 +51,7 @@ def test_it_learns():
     assert jnp.cumprod(greedy == answer, axis=1).mean() > 0.5
 
 
-@pytest.mark.parametrize("method", ["ipo", "simpo", "orpo"])
+@pytest.mark.parametrize("method", ["ipo", "simpo", "orpo", "plackett_luce", "lipo"])
 def test_a_method_has_its_own_numbers(method):
     """At a scale of 1 a group's loss is that of the method by its name, whatever its beta."""
     agent = dpo.make(ENV.spec, dpo.Config(**SMALL, method=method))
@@ -61,7 +61,7 @@ def test_a_method_has_its_own_numbers(method):
     batch = Completions(prompt, tokens[None], jnp.zeros((1, 3, 3)), jnp.float32([[1.0, 0.0, 0.5]]))
     _, metrics = jax.jit(agent.update)(state, batch, jax.random.key(0))
     log_prob = jax.jit(agent.log_prob)(state, jnp.repeat(prompt, 3, axis=0), tokens)
-    expected = alignment.direct_loss(method, log_prob, log_prob, jnp.array([3, 2, 3]), jnp.array([0, 2, 1]))
+    expected = listwise.direct_loss(method, log_prob, log_prob, jnp.array([3, 2, 3]), jnp.array([0, 2, 1]))
     assert float(metrics["loss/policy"]) == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from rljax import envs
 from rljax.data import jsonl
 from rljax.errors import UserError
-from rljax.experiments import collect, datasets, folder, runner
+from rljax.experiments import cli, collect, datasets, folder, runner
 from rljax.experiments.folder import Folder
 from rljax.experiments.plan import Plan, Program
 
@@ -74,6 +75,16 @@ def test_who_learns_from_what_was_written(demonstrated, own, agent):
     """By tracing alone."""
     program = Program(dataclasses.replace(demonstrated[1], agent=agent, dataset=str(own)))
     assert program.given["dataset"].tokens.shape == (60, 3, 3) and program.steps_per_iteration == 1
+
+
+def test_another_agent_that_begins_as_this_one_needs_no_data(demonstrated, monkeypatch):
+    """It reads its own completions, unless a file is named; the same agent reads the same data."""
+    given, where = {}, f"--start_from={demonstrated[0]}"
+    monkeypatch.setattr(cli, "FLAGS", types.SimpleNamespace(set_default=given.__setitem__))
+    cli.defaults(["train", where, "--agent=dpo", f"--env={NAME}"])
+    assert "dataset" not in given and given["num_seeds"] == 2
+    cli.defaults(["train", where])
+    assert given["dataset"] == demonstrated[1].dataset
 
 
 def test_data_that_do_not_go_with_agent_or_environment_are_refused(demonstrated, own, tmp_path):

@@ -229,6 +229,29 @@ def test_lambda_loss_of_a_pair_is_a_constant_times_dpos():
         np.testing.assert_allclose(found, constant * np.log1p(np.exp(scores[1] - scores[0])), rtol=1e-5)
 
 
+def test_methods_of_whole_rankings_by_hand():
+    """Of beta times log ratios; the reference is a constant, and lengths do not count."""
+    log_prob, reference = jnp.array([-3.0, -1.0, -2.0]), jnp.array([-2.0, -2.5, -2.0])
+    ranks, length = jnp.array([1, 0, 2]), jnp.array([4.0, 1.0, 2.0])
+    a, b, c = np.exp(0.5 * np.array([-1.0, 1.5, 0.0]))
+    likelihood = b / (a + b + c) * a / (a + c)
+    of = lambda method, *x: listwise.direct_loss(method, *x, length[: len(x[0])], ranks[: len(x[0])], beta=0.5)
+    np.testing.assert_allclose(of("plackett_luce", log_prob, reference), -np.log(likelihood), rtol=1e-6)
+    lipo = listwise.lambda_loss(0.5 * (log_prob - reference), jnp.array([-1.0, 0.0, -2.0]))
+    np.testing.assert_allclose(of("lipo", log_prob, reference), lipo, rtol=1e-6)
+    dpo = of("dpo", log_prob[:2], reference[:2])
+    np.testing.assert_allclose(dpo, np.log1p(a / b), rtol=1e-6)
+    np.testing.assert_allclose(of("plackett_luce", log_prob[:2], reference[:2]), dpo, rtol=1e-6)
+    constant = (1.0 - 0.5) * (1 / np.log(2) - 1 / np.log(3))
+    np.testing.assert_allclose(of("lipo", log_prob[:2], reference[:2]), constant * dpo, rtol=1e-6)
+    for method in listwise.WHOLE:
+        assert not jax.grad(lambda x, method=method: of(method, log_prob, x))(reference).any()
+    with pytest.raises(UserError, match="There is no method 'lip'; nearest: .*lipo"):
+        of("lip", log_prob, reference)
+    with pytest.raises(UserError, match="There is no number of lipo 'margin'"):
+        listwise.direct_loss("lipo", log_prob, reference, length, ranks, margin=1.0)
+
+
 def test_all_pairs_by_loops():
     """A tie, equal values, is nobody's win."""
     log_prob, values = np.array([-9.0, -7.0, -30.0, -8.0]), np.array([3.0, 1.0, 3.0, -2.0])
