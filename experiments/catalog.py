@@ -90,6 +90,7 @@ AGENTS = {
     "max_rl": "rljax.agents.alignment.max_rl",
     "nft": "rljax.agents.alignment.nft",
     "rlhf_ppo": "rljax.agents.alignment.rlhf_ppo",
+    "completion_reward": "rljax.agents.alignment.completion_reward",
 }
 
 

@@ -233,22 +233,36 @@ def d3s(reward: Groups, count: Count, ddof: int = 1, eps: Number = 1e-6) -> Grou
     return jnp.where(most_varied(advantage, count), advantage, 0.0)
 
 
-# --- What makes one reward of those of an ensemble [M, Q, K]. Coste et al., 2023 (arXiv:2310.02743).
+# --- What makes one reward of those of an ensemble [M, ...]. Coste et al., 2023 (arXiv:2310.02743).
 
 
-def worst_case(rewards: Float[Array, "M Q K"]) -> Groups:
-    """The least over the ensemble (WCO)."""
+def worst_case(rewards: Float[Array, "M ..."]) -> Float[Array, "..."]:
+    """The least over the ensemble (WCO). Rewards learned from comparisons have no origin of their own: centre each first."""
     return rewards.min(0)
 
 
-def uncertainty_weighted(rewards: Float[Array, "M Q K"], weight: Number, ddof: int = 1) -> Groups:
-    """Mean less `weight` times the variance over the ensemble (UWO). The authors' code has ddof 1 for PPO and 0 for
-    best-of-n."""
+def uncertainty_weighted(rewards: Float[Array, "M ..."], weight: Number, ddof: int = 1) -> Float[Array, "..."]:
+    """Mean less `weight` times the variance over the ensemble (UWO), whose members are centred. The authors' code has ddof 1 for
+    PPO and 0 for best-of-n."""
     if rewards.shape[0] <= ddof:
         raise UserError(
             f"The variance over an ensemble of {rewards.shape[0]} with ddof {ddof} is not defined: it needs {ddof + 1} members."
         )
     return rewards.mean(0) - weight * rewards.var(0, ddof=ddof)
+
+
+# (rewards [M, ...], weight) -> [...]
+ENSEMBLES = {
+    "mean": lambda rewards, weight: rewards.mean(0),
+    "worst_case": lambda rewards, weight: worst_case(rewards),
+    "uncertainty_weighted": uncertainty_weighted,
+}
+
+
+def check_ensemble(name: str) -> None:
+    """Raises UserError where nothing of the name makes one reward of several."""
+    if name not in ENSEMBLES:
+        raise UserError(f"There is no reward of an ensemble {name!r}; {nearest(name, ENSEMBLES)}")
 
 
 def pass_at_k(correct: Bool[Array, "*S n"], k: int) -> Float[Array, "*S"]:
