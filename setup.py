@@ -43,8 +43,6 @@ setuptools.setup(
         "tensorboardX>=2.6,<3",
         "rich>=13",
         "matplotlib>=3.9",
-        "rliable>=1.2,<2",
-        "pandas>=2.2,<3",  # rliable's bootstrap (arch) does not import with pandas 3
     ],
     extras_require={
         "dev": [

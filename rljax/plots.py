@@ -4,15 +4,7 @@ import pathlib
 
 import numpy as np
 
-
-def curve(scores: np.ndarray, repetitions: int = 500) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """IQM [T] over the seeds of `scores` [S, T] and the ends [T], [T] of its 95 % interval (percentile bootstrap of seeds)."""
-    from scipy import stats
-
-    iqm = lambda x: stats.trim_mean(x, 0.25, axis=0)
-    resamples = np.random.RandomState(0).randint(scores.shape[0], size=(repetitions, scores.shape[0]))
-    low, high = np.percentile([iqm(scores[index]) for index in resamples], [2.5, 97.5], axis=0)
-    return iqm(scores), low, high
+from rljax.evaluate import bootstrap
 
 
 def fill_forward(scores: np.ndarray) -> np.ndarray:
@@ -38,7 +30,7 @@ def learning_curves(
         seen = np.isfinite(scores).all(axis=0)
         if not seen.any():
             continue
-        middle, low, high = curve(scores[:, seen])
+        middle, low, high = bootstrap(scores[:, seen])
         marker = "o" if seen.sum() == 1 else None  # one evaluation is a point, with its interval
         (line,) = axes.plot(
             steps[seen], middle, linewidth=1.8, marker=marker, label=f"{name} ({scores.shape[0]} seeds)"

@@ -1,5 +1,7 @@
 """Evaluation: whole first episodes, counted once, and the summary over seeds."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,3 +49,12 @@ def test_one_seed_has_no_interval_and_failed_seeds_are_left_out():
     summary = interquartile_mean(np.array([1.0, np.nan, 3.0]))
     assert summary["failed"] == 1 and summary["iqm"] == pytest.approx(2.0) and summary["per_seed"] == [1.0, None, 3.0]
     assert interquartile_mean(np.array([np.nan]))["iqm"] is None
+
+
+def test_intervals_are_percentiles_over_all_resamples_and_repeat():
+    scores = np.array([0.0, 1.0, 10.0, 100.0])
+    resampled = np.sort(np.array(list(itertools.product(scores, repeat=4))), axis=1)
+    exact = np.percentile(resampled[:, 1:3].mean(axis=1), (2.5, 97.5))  # a quarter is left out at each end
+    found = interquartile_mean(scores)["ci95"]
+    np.testing.assert_allclose(found, exact)
+    assert interquartile_mean(scores)["ci95"] == found
