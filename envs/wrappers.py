@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rljax.distributions import in_box
 from rljax.errors import UserError
 from rljax.record import record, static
 from rljax.rollout import as_transition
@@ -91,7 +92,7 @@ class RewardedState:
 
 @record
 class Rewarded(Wrapper):
-    """Pays what an agent has learned that a step is worth, in place of what the environment pays.
+    """Pays what an agent has learned that a step is worth, of actions as they were done, in place of what the environment pays.
 
     state: of that agent. reward: its `Agent.reward`. memory: its `Agent.reward_memory`.
     """
@@ -110,7 +111,7 @@ class Rewarded(Wrapper):
 
     def step(self, state, action, key):
         inner, following = self.env.step(state.env, action, key)
-        step = as_transition(state.observation, action, following)
+        step = as_transition(state.observation, in_box(self.spec.action, action), following)
         step, memory = jax.tree.map(lambda x: jnp.asarray(x)[None], (step, state.memory))
         if jax.tree.leaves(memory):
             found = self.reward(self.state, step, memory)

@@ -22,11 +22,12 @@ from rljax.errors import UserError
 from rljax.evaluate import interquartile_mean
 from rljax.experiments import cli
 from rljax.experiments.folder import Folder, device, load, write_json
-from rljax.experiments.runner import EVALUATION
+from rljax.losses import outcome
 from rljax.tokens import PAD
 from rljax.types import initial_memory
 
 FLAGS = flags.FLAGS
+ANSWERS = 6  # base of the keys; experiments/ope.py has those before
 
 
 def main(argv):
@@ -58,11 +59,11 @@ def measure(folder: Folder, ks: list[int], num_prompts: int = 200, seed: int = 0
     _, points = program.inputs()
 
     def passes(state, point, key):
-        _, batch, _ = source.next((), program.agent(point), state, key)
-        return {k: completions.pass_at_k(batch.reward >= 1.0, k).mean() for k in ks}
+        _, batch, _ = source.next((), program.agent(point), state, jax.random.fold_in(key, seed))
+        return {k: outcome.pass_at_k(batch.reward >= 1.0, k).mean() for k in ks}
 
     states = fleet.fill(jax.device_put(trained.states, fleet.replicated))
-    keys = fleet.keys([run_seed for _, run_seed in program.runs], EVALUATION + seed)
+    keys = fleet.keys([run_seed for _, run_seed in program.runs], ANSWERS)
     found = fleet.to_host(fleet.over(passes)(states, points, keys))
     rows = logging.group(program.runs).values()
     result = {
@@ -101,8 +102,9 @@ def first_answers(folder: Folder, count: int, seed: int = 0) -> list[tuple[str, 
         _, following = jax.vmap(env.step)(env_state, tokens, jax.random.split(step_key, count))
         return prompt, tokens, following.reward
 
+    keys = trained.program.fleet.keys([run_seed for _, run_seed in trained.program.runs], ANSWERS)
     readable = getattr(env, "decode", lambda tokens: " ".join(str(x) for x in tokens if x != PAD))
-    prompts, tokens, rewards = jax.device_get(answered(state, jax.random.fold_in(jax.random.key(EVALUATION), seed)))
+    prompts, tokens, rewards = jax.device_get(answered(state, jax.random.fold_in(keys[0], seed)))
     return [(readable(prompt), readable(answer), float(paid)) for prompt, answer, paid in zip(prompts, tokens, rewards)]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -167,9 +168,12 @@ def tuned(agent_name: str, env_name: str) -> dict[str, Any]:
     return dict(importlib.import_module(f"rljax.experiments.configs.{agent_name}").TUNED.get(env_name, {}))
 
 
-def shared_shape(first: Any, second: Any) -> list[str]:
-    """Names of the fields that shape the program in the nearest kind of config that both are."""
-    kind = next(kind for kind in type(first).__mro__ if isinstance(second, kind))
+def shared_shape(first: Any, second: Any, state: Any) -> list[str]:
+    """Names of the fields that shape what agents of two configs have in common, a `state`: those of the Config that stands beside
+    its type, or else of the nearest kind that both configs are."""
+    beside = getattr(sys.modules[type(state).__module__], "Config", ())
+    both = (kind for kind in type(first).__mro__ if isinstance(second, kind))
+    kind = beside if beside and isinstance(first, beside) and isinstance(second, beside) else next(both)
     return (
         [field.name for field in dataclasses.fields(kind) if is_static(field)] if dataclasses.is_dataclass(kind) else []
     )

@@ -42,7 +42,8 @@ def export(folder: Folder, output: str | pathlib.Path, index: int = 0) -> str:
     program, states, steps = load(folder.path)
     if not 0 <= index < len(program.runs):
         raise UserError(f"--index={index}: {folder.path} has {len(program.runs)} agents, from 0.")
-    network, params = writer.network_of(program.spec, program.config), parallel.select(states, index).model.params
+    state = parallel.select(getattr(states, "policy", states), index)  # the policy of who learns more than that
+    network, params = writer.network_of(program.spec, program.config), state.model.params
     pretrained.save(output, network, jax.device_get(params), program.config.model or None)
     size = sum(x.size for x in jax.tree.leaves(params))
     return f"{output}: {size:,} parameters of {plan.agent} after {steps:,} steps, seed {program.runs[index][1]}"

@@ -194,7 +194,7 @@ def initial_agents(run_dir: str | pathlib.Path, program: Program) -> Any:
             one = getattr(one, "policy", None)  # of an agent that has more than a policy
         if type(trained.states) is not type(one):
             raise other
-        for name in catalog.shared_shape(trained.program.config, program.config):
+        for name in catalog.shared_shape(trained.program.config, program.config, trained.states):
             theirs, ours = getattr(trained.program.config, name), getattr(program.config, name)
             if theirs != ours:
                 raise UserError(

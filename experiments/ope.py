@@ -49,6 +49,7 @@ from rljax.types import Agent, Continuous, Env, EnvSpec
 FLAGS = flags.FLAGS
 FQE, BEHAVIOUR = 4, 5  # bases of the keys; experiments/datasets.py has those before
 BLOCK = 4096  # rows of data at a time, where all are looked at
+NO_WEIGHT = "Of some policies every episode of the data has weight 0: they never do what was done."
 ESTIMATES = ("fqe", "wis", "wpdis")
 
 
@@ -181,7 +182,7 @@ def evaluate_offline(
                     "fqe": _number(values[i].mean()),
                     "fqe_per_seed": [_number(x) for x in values[i]],
                     **{name: _number(x[i]) for name, x in weighted.items()},
-                    "no_wis": why_not(group),
+                    "no_wis": why_not(group) or (None if np.isfinite(weighted["wis"][i]) else NO_WEIGHT),
                 }
             )
     return {
@@ -212,7 +213,7 @@ def longest(data: Dataset) -> int:
 
 
 def behaviour_log_prob(
-    spec: EnvSpec, data: Dataset, steps: int, seed: int, config: bc.Config = bc.Config()
+    spec: EnvSpec, data: Dataset, steps: int, seed: int, config: bc.Config = bc.Config(clipped=True)
 ) -> jax.Array:
     """Log-likelihoods [N] of the data's actions for who made them: recorded, or for a clone trained on the data."""
     if "log_prob" in data.transition.extras:

@@ -22,7 +22,7 @@ from rljax.errors import UserError
 from rljax.experiments import catalog, datasets
 from rljax.record import record, static
 from rljax.sources import Demonstrator
-from rljax.types import Agent, Env, EnvSpec
+from rljax.types import Agent, Env, EnvSpec, Tokens
 
 MAX_CHUNKS = 100
 
@@ -127,6 +127,10 @@ class Program:
             raise UserError(f"{plan.agent} learns from a demonstrator and would see nothing of --reward_from.")
         self.module = catalog.agent(plan.agent)
         self.env: Env = make_env(plan.env)
+        if plan.reward_from and plan.dataset and isinstance(self.env.spec.action, Tokens):
+            raise UserError(
+                "A --dataset of completions says itself what they were paid; --reward_from is for an agent's own (--dataset=)."
+            )
         self.config = catalog.configure(plan.agent, plan.config)
         if hasattr(self.config, "total_steps") and not self.config.total_steps:
             self.config = self.config.replace(total_steps=float(plan.steps))
@@ -143,6 +147,10 @@ class Program:
         for point in self.points:
             self.agent(point)  # refuses what it cannot act in, or settings that do not go together
         self.source = self._source(self.config, dict.fromkeys(self.reads, ()))  # data are looked at only when it starts
+        if plan.reward_from:  # refuses what a learned reward cannot pay
+            self._source(
+                self.config, dict.fromkeys(self.reads, ()), Rewarded(self.env, (), lambda state, steps: steps.reward)
+            )
         self._count_chunks()
         if not on_host(plan.env):
             check_env(self.env)
@@ -176,6 +184,7 @@ class Program:
         iterations = math.ceil((self.plan.steps - warmup) / per_iteration)
         if self.plan.steps - warmup < per_iteration:
             smaller = "num_updates" if not self.source.env_steps else "warmup or num_envs" if warmup else "num_envs"
+            smaller = "num_prompts" if hasattr(self.config, "num_prompts") else smaller
             raise UserError(
                 f"--steps={self.plan.steps} is less than one iteration of {self.plan.agent}, which takes {per_iteration} steps"
                 + (f" after {warmup} of warm-up" if warmup else "")

@@ -49,7 +49,6 @@ def run(
 
     Raises:
       ValueError: something in the plan or the folder cannot be; nothing was written.
-      UserError: all runs came to numbers that are not finite; the folder tells where.
       OSError: the disk refused; the last checkpoint stands.
       Stopped: a signal came; the run can be resumed.
     """
@@ -65,7 +64,7 @@ def run(
     if resume:
         folder.resume(plan)
         if folder.summary.exists():  # written last: nothing is left to do
-            return _some_learned(json.loads(folder.summary.read_text()), folder)
+            return json.loads(folder.summary.read_text())
     under_way = resume and folder.has_checkpoint()
     initial = initial_agents(plan.start_from, program) if plan.start_from and not under_way else None
     rewards = learned_rewards(plan.reward_from, program) if plan.reward_from else None
@@ -183,7 +182,7 @@ def run(
         folder.draw()
         for sink in sinks[1:]:
             sink.close()
-    return _some_learned(summary, folder)
+    return summary
 
 
 def summarise(plan: Plan, program: Program, scores: np.ndarray) -> dict[str, Any]:
@@ -247,15 +246,15 @@ def _report_failures(failed: dict, runs: list, step: int, metrics: dict[str, np.
             )
 
 
-def _some_learned(summary: dict[str, Any], folder: Folder) -> dict[str, Any]:
-    """The summary, unless all runs failed: then UserError."""
+def check_finite(summary: dict[str, Any], folder: Folder) -> None:
+    """Raises UserError where no run had finite numbers throughout."""
     failures = summary["failures"]
     if len(failures) < len(summary["sweep"]) * summary["num_seeds"]:
-        return summary
+        return
     first = min(failures, key=lambda failure: failure["step"])
     raise UserError(
-        f"Nothing was learned: every run came to numbers that are not finite, first {first['metric']} of seed {first['seed']} at "
-        f"step {first['step']:,}. Lower learning rates, and look at {folder.metrics}."
+        f"Every run had numbers that are not finite, first {first['metric']} of seed {first['seed']} at step {first['step']:,}. "
+        f"Lower learning rates, and look at {folder.metrics}."
     )
 
 

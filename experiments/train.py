@@ -86,6 +86,7 @@ def main(argv):
     )
     if not FLAGS.quiet:
         cli.print_summary(summary, folder)
+    runner.check_finite(summary, folder)
 
 
 def entry(argv=None):

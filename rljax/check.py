@@ -47,8 +47,8 @@ def check_prompts(env: Env) -> None:
     outside = prompts[(prompts < 0) | (prompts >= env.spec.action.vocabulary)]
     _require(
         not outside.size,
-        f"{type(env).__name__} has prompts with token {outside[:1].sum()}, but its vocabulary of {env.spec.action.vocabulary} ends "
-        f"at {env.spec.action.vocabulary - 1}.",
+        f"{type(env).__name__} has prompts with token {outside[:1].sum()}, which is none of its vocabulary, 0 to "
+        f"{env.spec.action.vocabulary - 1}.",
     )
 
 

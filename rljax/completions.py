@@ -5,7 +5,7 @@ Q counts prompts, K completions of each, P and T tokens of prompts and completio
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from rljax.errors import UserError
 from rljax.metrics import average
@@ -71,7 +71,7 @@ def examples(env: Env, num_prompts: int) -> Source:
     check(env.spec)
     if not hasattr(env, "example"):
         raise UserError(
-            f"{type(env).__name__} has no `example`, which tells what would be right; options that wrap it hide that."
+            f"{type(env).__name__} has no `example`, which tells what would be right; options and --reward_from hide that."
         )
 
     def next_batch(state, agent, agent_state, key):
@@ -80,21 +80,6 @@ def examples(env: Env, num_prompts: int) -> Source:
         return state, spread(Completions(prompt, answer[:, None], log_prob, jnp.ones((num_prompts, 1)))), {}
 
     return Source(lambda agent, key: (), next_batch, env_steps=num_prompts)
-
-
-def pass_at_k(right: Bool[Array, "*Q K"], k: int) -> Float[Array, "*Q"]:
-    """The share of the choices of k among a prompt's K samples in which one at least is right: an unbiased estimate of the
-    chance that one of k is. Chen et al., 2021 (arXiv:2107.03374), equation 1.
-
-    Raises:
-      UserError: there are not so many samples.
-    """
-    samples = right.shape[-1]
-    if not 1 <= k <= samples:
-        raise UserError(f"pass@k wants k from 1 to the {samples} samples of a prompt, not {k}.")
-    wrong = samples - right.sum(axis=-1, keepdims=True)
-    place = jnp.arange(k)
-    return 1.0 - (jnp.maximum(wrong - place, 0) / (samples - place)).prod(axis=-1)
 
 
 def recorded(data: Completions, num_prompts: int) -> Source:

@@ -115,8 +115,8 @@ def agreement(agent: Agent, agent_state: Any, dataset: Any, at_once: int = 64) -
 
 
 def bootstrap(scores: np.ndarray, repetitions: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """IQM [*T] over the seeds of `scores` [S, *T] and the ends [*T], [*T] of its 95 % interval: percentiles over seeds drawn anew. Agarwal et al., 2021
-    (arXiv:2108.13264). Equal scores give equal intervals."""
+    """IQM [*T] over the seeds of `scores` [S, *T] and the ends [*T], [*T] of its 95 % interval: percentiles over seeds drawn anew.
+    Agarwal et al., 2021 (arXiv:2108.13264). Equal scores give equal intervals."""
     from scipy import stats
 
     middle = lambda x, axis: stats.trim_mean(x, 0.25, axis=axis)

@@ -96,7 +96,7 @@ def test_prompts_are_of_the_vocabulary():
     check_prompts(task)
     check_prompts(Counter())
     small = task.replace(task=task.task._replace(signs=tuple("01")))
-    with pytest.raises(UserError, match="Verified has prompts with token .*, but its vocabulary of 4 ends at 3."):
+    with pytest.raises(UserError, match="Verified has prompts with token .*, which is none of its vocabulary, 0 to 3."):
         check_prompts(small)
 
 

@@ -1,7 +1,5 @@
 """Groups of completions: who is asked what, and what comes with the answers."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,15 +123,3 @@ def test_supervised_loss_by_hand_and_it_learns():
     np.testing.assert_array_equal(agent.log_prob(after, batch.prompt, greedy, False), np.zeros(32))
     jax.tree.map(np.testing.assert_array_equal, after.reference, after.model.params)
     assert language_model.entropy(jnp.zeros(4)) == pytest.approx(np.log(4.0))
-
-
-def test_pass_at_k_is_the_share_of_choices_with_a_right_one():
-    right = np.random.default_rng(0).random((5, 6)) < 0.3
-    right[0], right[1] = False, True
-    for k in (1, 2, 4, 6):
-        choices = list(itertools.combinations(range(6), k))
-        expected = [np.mean([row[list(choice)].any() for choice in choices]) for row in right]
-        np.testing.assert_allclose(completions.pass_at_k(jnp.asarray(right), k), expected, atol=1e-6)
-    for k in (0, 7):
-        with pytest.raises(UserError, match="k from 1 to the 6 samples"):
-            completions.pass_at_k(jnp.asarray(right), k)

@@ -34,7 +34,8 @@ from rljax.updates import descend
 
 @record
 class Config(writer.Config):
-    """Networks have the policy's sizes; learning_rate, weight_decay and max_grad_norm are theirs."""
+    """Networks have the policy's sizes, and begin as its folder where there is one (`model`); learning_rate, weight_decay and
+    max_grad_norm are theirs."""
 
     noise: float = 0.0  # of the judge: P(better) = sigmoid(what was paid more / noise)
     bias: float = 1.0  # the likelihood's number
@@ -74,7 +75,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
     def init(key: Key) -> State:
         policy_key, reward_key = jax.random.split(key)
-        begin = lambda key: writer.begin(network, parts.optimiser, spec, key)
+        begin = lambda key: writer.begin(network, parts.optimiser, spec, key, config.model)
         reward = jax.vmap(begin)(jax.random.split(reward_key, config.num_models))
         return State(parts.init(policy_key), reward, jnp.zeros(config.num_models))
 

@@ -12,6 +12,7 @@ Nothing follows a completion, whether it ended by END or the limit of its length
 paid what stood there. The critic is a transformer of its own, of the policy's sizes.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -75,7 +76,7 @@ class Judged(NamedTuple):
 
 def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     """For completions. Reads `Completions` [Q, K], which need be no groups. Another agent that writes begins its policy
-    (`--start_from`); the critic is always a new one.
+    (`--start_from`), beside a new critic; another of these begins all of it.
 
     Raises:
       UserError: as `writer.make`; a name is not one of those it may be; or a coefficient should adapt that is not in the reward.
@@ -84,12 +85,19 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     policy_gradient.check(config)
     if config.adaptive_kl and (not config.kl or config.kl_place != "reward"):
         raise UserError("adaptive_kl holds the divergence in the reward at its target: give kl=k1 and kl_place=reward.")
+    if config.adaptive_kl:
+        for name, most in (("kl_coefficient", math.inf), ("kl_target", math.inf), ("kl_rate", 5.0)):
+            number = getattr(config, name)
+            if isinstance(number, float) and not 0.0 < number < most:
+                raise UserError(
+                    f"{name}={number} must be above 0{' and below 5' * (most == 5.0)} where adaptive_kl adapts."
+                )
     network = writer.network_of(spec, config, outputs=1)
     optimiser = writer.optimiser_of(config, config.critic_learning_rate)
 
     def init(key: Key) -> State:
         policy_key, critic_key = jax.random.split(key)
-        critic = writer.begin(network, optimiser, spec, critic_key)
+        critic = writer.begin(network, optimiser, spec, critic_key, config.model)
         return State(parts.init(policy_key), critic, jnp.asarray(config.kl_coefficient, jnp.float32))
 
     def act(state: State, observation, memory, key: Key, explore: bool = True):

@@ -138,9 +138,12 @@ def optimiser_of(config: Config, learning_rate) -> optax.GradientTransformation:
 def begin(
     network: LanguageModel, optimiser: optax.GradientTransformation, spec: EnvSpec, key: Key, folder: str = ""
 ) -> Model:
-    """New parameters, or those of a folder."""
+    """New parameters, or those of a folder; a head for `outputs` is always new."""
     prompt = jnp.ones((1, *spec.observation_shape), jnp.int32)
-    params = pretrained.read_when_run(folder) if folder else network.init(key, prompt, mask(prompt))
+    params = network.init(key, prompt, mask(prompt))
+    if folder:
+        head = {"head": params["params"]["head"]} if network.outputs else {}
+        params = {"params": {**pretrained.read_when_run(folder)["params"], **head}}
     return Model(params, optimiser.init(params))
 
 

@@ -10,7 +10,7 @@ from rljax import sources
 from rljax.networks.feed_forward import structure
 from rljax.networks.policies import Policy, log_prob_of, sample_or_mode
 from rljax.record import record, static
-from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Model, Sample, Source
+from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Sample, Source
 from rljax.updates import descend
 
 
@@ -23,6 +23,7 @@ class Config:
     channels: tuple[int, ...] = static(())  # of 3 x 3 convolutions before the hidden layers
     activation: str = static("relu")
     dtype: str = static("float32")
+    clipped: bool = static(False)  # likelihoods of actions at their box's border: of all that is clipped to it; slower
     batch_size: int = static(256)
     num_updates: int = static(8)  # on batches drawn together
 
@@ -45,7 +46,9 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     def update(state: Model, batch: Sample, key: Key) -> tuple[Model, Metrics]:
         def loss(params):
             steps = batch.transition
-            log_prob = policy.apply(params, steps.observation).log_prob(steps.action)
+            acting = policy.apply(params, steps.observation)
+            exactly = config.clipped and isinstance(spec.action, Continuous)
+            log_prob = log_prob_of(acting, spec, steps.action, True) if exactly else acting.log_prob(steps.action)
             value = -(batch.weight * log_prob).mean()
             return value, {"loss/policy": value}
 

@@ -13,6 +13,7 @@ Coste et al., 2023, arXiv:2310.02743.
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from jaxtyping import Array, Float, Int
 import rljax
 from rljax.agents.alignment import completion_reward, writer
 from rljax.completions import Completions
+from rljax.errors import UserError
 from rljax.evaluate import interquartile_mean
 from rljax.experiments import cli
 from rljax.losses import outcome
@@ -52,6 +54,7 @@ class Climbed(NamedTuple):
 def main(argv):
     cli.reject_arguments(argv)
     levels, weight = cli.numbers("kl", float, 2), jnp.float32(FLAGS.uncertainty_weight)
+    check(FLAGS.pairs, levels)
     run = jax.jit(
         lambda key, every: measured(key, every, FLAGS.pairs, FLAGS.passes, FLAGS.flip, weight, jnp.array(levels))
     )
@@ -99,6 +102,14 @@ def true_reward(key, every) -> Float[Array, " Y"]:
     tokens = every - NUM_SPECIAL
     total = table[np.arange(LENGTH - 1), tokens[:, :-1], tokens[:, 1:]].sum(axis=1)
     return (total - total.mean()) / total.std()
+
+
+def check(pairs: int, kls: list[float]) -> None:
+    """Raises UserError for settings that the study cannot have."""
+    if pairs % CONFIG.num_prompts:
+        raise UserError(f"--pairs={pairs} must be a multiple of {CONFIG.num_prompts}, the judgements of a batch.")
+    if not all(0.0 <= kl <= math.log(len(EVERY)) for kl in kls):
+        raise UserError(f"--kl must be nats from 0 to {math.log(len(EVERY)):.2f}, the logarithm of all completions.")
 
 
 def fitted(gold, every, data_key, fit_key, pairs: int, passes: int, flip) -> Float[Array, "M Y"]:

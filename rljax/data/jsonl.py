@@ -35,6 +35,7 @@ KINDS = {  # what a line has beside its prompt
     "group": ("completions", "rewards"),
 }
 SUFFIX = ".jsonl"
+LARGEST = float(np.finfo(np.float32).max)
 ENTRIES = sorted({entry for entries in KINDS.values() for entry in entries})
 Encode = Callable[[str], list[int]]
 
@@ -127,6 +128,8 @@ def _line(row: str, where: str, spec: EnvSpec, encode: Encode | None) -> Line:
         found = json.loads(row)
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is no JSON: {error.msg} at column {error.colno}.") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{where} is no JSON that can be read: its numbers or its nesting are too large.") from None
     if not isinstance(found, dict):
         raise UserError(f'{where} is no object, as in {{"prompt": ..., "chosen": ..., "rejected": ...}}.')
     told = [entry for entry in ("prompt", *ENTRIES) if found.get(entry) is not None]
@@ -165,8 +168,8 @@ def _rewards(found: dict[str, Any], kind: str, where: str) -> list[float]:
     if not isinstance(numbers, list) or len(numbers) != len(texts):
         raise UserError(f"{where} must have as many {name} as completions, a list of {len(texts)}.")
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not np.isfinite(number):
-            raise UserError(f"{where} has {number!r} among its {name}, which must be finite numbers.")
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= LARGEST:
+            raise UserError(f"{where} has {number!r} among its {name}, which must be numbers that float32 holds.")
         if kind == "ranking" and (number < 0 or number != int(number)):
             raise UserError(f"{where} has the rank {number}; ranks are 0 for the best, 1, 2 and so on.")
     return [1.0 - number if kind == "ranking" else float(number) for number in numbers]
@@ -194,6 +197,8 @@ def _tokens(text: Any, what: str, spec: EnvSpec, encode: Encode | None) -> list[
         tokens = (encode or _bytes)(text) if isinstance(text, str) else text
     except UserError as error:
         raise UserError(f"{what} {text!r}: {error}") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{what} {text!r}, which is no text.") from None
     if not isinstance(tokens, list) or any(isinstance(token, bool) or not isinstance(token, int) for token in tokens):
         raise UserError(f"{what} that is neither a string nor a list of token ids: {text!r}.")
     if not tokens:

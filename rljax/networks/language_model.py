@@ -130,6 +130,10 @@ class LanguageModel(nn.Module):
 
 def check(model: LanguageModel, longest: int = 0) -> None:
     """Raises UserError for sizes that do not go together, and where it cannot read `longest` tokens, prompt and completion."""
+    for name in ("vocabulary", "width", "num_layers", "num_heads"):
+        size = getattr(model, name)
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"{name}={size} must be a whole number above 0.")
     kv_heads, turned = model.num_kv_heads or model.num_heads, model.positions == "rotary"
     if not model.head_size and model.width % (model.num_heads * (2 if turned else 1)):
         multiple = f"{'twice ' * turned}num_heads={model.num_heads}"

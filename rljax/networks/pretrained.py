@@ -104,6 +104,8 @@ def architecture(folder: str | pathlib.Path) -> LanguageModel:
         rows = config["vocab_size"] + (special_tokens(folder).pad is None)
     except KeyError as missing:
         raise UserError(f"{pathlib.Path(folder) / CONFIG} does not say {missing}.") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{pathlib.Path(folder) / CONFIG} has a setting of the wrong kind ({error}).") from None
     model = LanguageModel(rows, **fields)
     check(model)
     return model
@@ -417,7 +419,10 @@ class _Tensors:
 
         folder = pathlib.Path(folder)
         if (folder / INDEX).is_file():
-            files = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
+            placed = _read_json(folder / INDEX).get("weight_map")
+            if not isinstance(placed, dict):
+                raise UserError(f"{folder / INDEX} has no weight_map, which says where each tensor is.")
+            files = sorted(set(placed.values()))
         elif (folder / WEIGHTS).is_file():
             files = [WEIGHTS]
         else:

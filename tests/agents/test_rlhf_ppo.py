@@ -197,6 +197,8 @@ def test_it_learns():
     "changes, sentence",
     [
         (dict(kl="", adaptive_kl=True), "adaptive_kl holds the divergence in the reward"),
+        (dict(adaptive_kl=True, kl_coefficient=0.0), "kl_coefficient=0.0 must be above 0 where adaptive_kl adapts."),
+        (dict(adaptive_kl=True, kl_rate=9.0), "kl_rate=9.0 must be above 0 and below 5"),
         (dict(kl="k2"), "k2 in the reward has the gradient of no divergence"),
         (dict(surrogate="pp"), "There is no surrogate 'pp'"),
         (dict(width=18), "width=18 must be a multiple"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rljax import rollout
-from rljax.envs import wrappers
+from rljax.envs import make, wrappers
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, EnvSpec, TimeStep
 
@@ -160,3 +160,12 @@ def test_a_learned_reward_remembers_its_episode_alone():
     steps = unroll(env, 7)
     np.testing.assert_allclose(steps.reward[:, 0], [10, 30, 60, 10, 30, 60, 10])
     assert steps.terminated[:, 0].tolist() == [False, False, True, False, False, True, False]
+
+
+def test_learned_rewards_are_of_actions_as_they_were_done():
+    env = wrappers.Rewarded(make("gymnax/Pendulum-v1"), (), lambda state, steps: steps.action[:, 0])
+    state, _ = env.reset(jax.random.key(0))
+    paid = [
+        float(env.step(state, jnp.array([action]), jax.random.key(1))[1].reward) for action in (0.5, 1.0, 5.0, -3.0)
+    ]
+    assert paid == [0.5, 1.0, 1.0, -1.0]

@@ -52,6 +52,12 @@ def with_(**changes):
         (with_(sweep={"num_envs": [4.0, 8.0]}), "num_envs shapes the program and cannot be swept"),
         (with_(sweep={"gamma": [0.9, -0.1]}), "ppo's gamma=-0.1 must be finite and not negative."),
         (Plan("grpo", "tokens/copy-4", 9999, sweep={"temperature": [1.0, 0.0]}), "temperature must be above 0"),
+        (Plan("sft", "tokens/copy-4", 9999, reward_from="runs/reward"), "options and --reward_from hide that"),
+        (
+            Plan("dpo", "tokens/copy-4", 9999, dataset="some.jsonl", reward_from="runs/reward"),
+            "says itself what they were paid",
+        ),
+        (Plan("kto", "tokens/copy-4", 9), "takes 256 steps; raise --steps or lower num_prompts."),
         (with_(config={"ACTIVATION": "relu"}), "nearest: activation"),
         (with_(layout="pmap"), "Unknown layout 'pmap'"),
         (Plan("dqn", "gymnax/Pendulum-v1", steps=10_000), "(?i)dqn .*discrete"),
@@ -143,7 +149,9 @@ def test_nan_in_one_seed_is_named_and_the_others_go_on(tmp_path, capsys, monkeyp
     assert {(entry["seed"], entry["point"]["learning_rate"]) for entry in summary["failures"]} == {(4, 0.5), (5, 0.5)}
     assert np.isfinite(summary["sweep"][0]["return"]["per_seed"]).all()
     plan = with_(steps=640, config={"learning_rate": 0.5}, num_seeds=1, seed=4, eval_episodes=2)
-    for _ in range(2):  # also where it is done already
-        with pytest.raises(UserError, match="Nothing was learned: .* first loss/policy of seed 4 at step"):
-            runner.run(plan, Folder(tmp_path / "all"), resume=True, quiet=True)
-    assert (tmp_path / "all" / "summary.json").exists()
+    runner.check_finite(summary, Folder(tmp_path / "run"))
+    with pytest.raises(
+        UserError, match="Every run had numbers that are not finite, first loss/policy of seed 4 at step"
+    ):
+        folder = Folder(tmp_path / "all")
+        runner.check_finite(runner.run(plan, folder, quiet=True), folder)

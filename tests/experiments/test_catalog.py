@@ -7,6 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from rljax.agents.alignment import grpo, rlhf_ppo, writer
+from rljax.agents.imitation import iq_learn
+from rljax.agents.online import sac
 from rljax.check import check_agent
 from rljax.data import dataset as dataset_lib
 from rljax.data import feedback as feedback_lib
@@ -73,3 +76,11 @@ def test_a_source_that_asks_for_what_nobody_has_is_one_sentence(monkeypatch):
     monkeypatch.setitem(catalog.AGENTS, "asking", "asking")
     with pytest.raises(UserError, match="asking.source reads 'data', which nobody can give it: .* there are dataset"):
         Program(Plan("asking", "gymnax/CartPole-v1", 100))
+
+
+def test_what_two_agents_must_have_alike_is_what_shapes_their_state():
+    state = writer.State(None, None)
+    named = catalog.shared_shape(grpo.Config(), rlhf_ppo.Config(), state)
+    assert named == ["model", "width", "num_layers", "num_heads", "num_kv_heads", "dtype"]
+    named = catalog.shared_shape(sac.Config(), iq_learn.Config(), sac.State(*[None] * len(sac.State._fields)))
+    assert {"hidden", "activation", "num_critics"} <= set(named)

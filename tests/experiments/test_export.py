@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from rljax import envs
-from rljax.agents.alignment import grpo, sft, writer
+from rljax.agents.alignment import completion_reward, grpo, rlhf_ppo, sft, writer
 from rljax.errors import UserError
 from rljax.experiments import folder, runner
 from rljax.experiments.export import export
@@ -38,6 +38,21 @@ def test_all_seeds_begin_as_the_model_and_so_does_the_reference(begun):
     twice = jax.tree.map(lambda x: np.stack([x, x]), params)
     jax.tree.map(np.testing.assert_array_equal, states.model.params, twice)
     jax.tree.map(np.testing.assert_array_equal, states.reference, twice)
+
+
+def test_critics_and_rewards_begin_as_the_model_but_for_their_heads():
+    env, config = envs.make("tokens/copy-2"), dict(model=str(MODELS / "llama"))
+    _, params = pretrained.load(MODELS / "llama")
+    trunk = {name: x for name, x in params["params"].items() if name != "head"}
+    critic = jax.jit(rlhf_ppo.make(env.spec, rlhf_ppo.Config(**config)).init)(jax.random.key(0)).critic
+    reward = completion_reward.make(env.spec, completion_reward.Config(num_models=2, **config))
+    reward = jax.jit(reward.init)(jax.random.key(0)).reward
+    for found, first in ((critic, lambda x: x), (reward, lambda x: x[0])):
+        found = dict(jax.tree.map(first, found.params["params"]))
+        assert found.pop("head")["kernel"].shape == (16, 1)
+        jax.tree.map(np.testing.assert_array_equal, found, trunk)
+    heads = reward.params["params"]["head"]["kernel"]
+    assert np.abs(heads[0] - heads[1]).min() > 0.0
 
 
 def test_what_began_from_a_folder_keeps_its_tokens_numbers(begun, tmp_path):

@@ -7,8 +7,10 @@ import pytest
 
 from rljax.errors import UserError
 from rljax.experiments import folder, runner
+from rljax.experiments.export import export
 from rljax.experiments.folder import Folder
 from rljax.experiments.plan import Plan
+from rljax.networks import pretrained
 
 ENV = "tokens/copy-2?dense=true"
 SIZES = dict(width=16, num_layers=1, num_heads=2)
@@ -50,6 +52,10 @@ def test_training_pays_what_was_learned_and_evaluation_what_is_true(learned, tmp
     after, shown = folder.load(where.path).states, folder.load(learned[0].path).states
     jax.tree.map(np.testing.assert_array_equal, after.policy.model.params, shown.model.params)
     assert jnp.abs(after.critic.params["params"]["head"]["kernel"]).min() > 0.0
+    exported = export(where, tmp_path / "folder", index=1)
+    assert "rlhf_ppo" in exported
+    weights = pretrained.load(tmp_path / "folder")[1]["params"]["final_norm"]["scale"]
+    np.testing.assert_array_equal(weights, after.policy.model.params["params"]["final_norm"]["scale"][1])
     thirds = 3.0 * 8.0 * np.array(summary["return"]["per_seed"])  # a share of three tokens, the mean of eight answers
     np.testing.assert_allclose(thirds, thirds.round(), atol=1e-4)
     returns = np.concatenate([scores.ravel() for _, scores in where.curves("episode/return").values()])

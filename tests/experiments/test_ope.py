@@ -17,7 +17,7 @@ from rljax.errors import UserError
 from rljax.experiments import collect, datasets, ope, runner
 from rljax.experiments.folder import Folder, Trained, load
 from rljax.experiments.plan import Plan, Program
-from rljax.types import Discrete, EnvSpec, Transition
+from rljax.types import Continuous, Discrete, EnvSpec, Transition
 
 SMALL = {"hidden": (8,), "batch_size": 16, "num_updates": 2}
 CONFIG = {**SMALL, "gamma": 0.95}
@@ -112,6 +112,16 @@ def test_the_clone_finds_the_likelihoods():
     np.testing.assert_allclose(np.exp(found), np.where(action == 1, chance, 1 - chance), atol=0.05)
     recorded = dataset_lib.from_transitions(steps.replace(extras={"log_prob": -sign}))
     np.testing.assert_array_equal(ope.behaviour_log_prob(spec, recorded, 800, 0, config), -sign)
+
+
+def test_the_clone_knows_how_likely_the_border_is():
+    """Half of the actions are clipped to it."""
+    action = np.clip(np.random.default_rng(0).normal(1.0, 0.5, (4000, 1)), -1.0, 1.0).astype(np.float32)
+    nothing, never = np.zeros((4000, 3), np.float32), np.zeros(4000, bool)
+    data = dataset_lib.from_transitions(Transition(nothing, action, nothing[:, 0], never, never, nothing))
+    config = bc.Config(hidden=(8,), learning_rate=1e-2, clipped=True)
+    found = np.exp(ope.behaviour_log_prob(EnvSpec((3,), Continuous((1,))), data, 800, 0, config))
+    assert found[action[:, 0] == 1.0] == pytest.approx(0.5, abs=0.05)
 
 
 def test_where_there_are_no_weights_the_reason_is_told(data):

@@ -5,7 +5,9 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from rljax.errors import UserError
 from rljax.experiments.studies import overoptimisation as study
 
 REWARD = jnp.array([0.3, -1.0, 2.0, 0.9, 0.1])
@@ -48,3 +50,22 @@ def test_the_true_reward_is_of_neighbours():
     added = gold - gold[:, :, :1]
     np.testing.assert_allclose(added, np.broadcast_to(added[:1], added.shape), atol=1e-5)
     assert np.abs(added[0, 0] - added[0, 1]).max() > 0.1
+
+
+def test_what_is_learned_tells_the_true_reward_the_better_the_more_was_judged_right():
+    """By networks that know all pairs it is climbed as by the truth itself; with half of the pairs turned round it is not."""
+    every = jnp.asarray(study.EVERY)[:256]
+    run = jax.jit(lambda flip: study.measured(jax.random.key(3), every, 1000, 3, flip, 0.5, jnp.array([0.0, 2.0])))
+    right, turned = run(0.0), run(0.5)
+    assert right["correlation"]["mean"] > 0.6 > 0.4 > abs(turned["correlation"]["mean"])
+    assert right["correlation"]["mean"] > right["correlation"]["single"]
+    for how in ("tilted", "best of n"):
+        at_first, further = right[how]["mean"]
+        assert abs(at_first - study.true_reward(jax.random.split(jax.random.key(3), 3)[0], every).mean()) < 0.05
+        assert further > at_first + 0.5 and further > turned[how]["mean"][1]
+
+
+@pytest.mark.parametrize("pairs, kls, sentence", [(310, [1.0], "multiple of 50"), (300, [1.0, 9.0], "from 0 to 8.32")])
+def test_what_the_study_cannot_have_is_said(pairs, kls, sentence):
+    with pytest.raises(UserError, match=sentence):
+        study.check(pairs, kls)

@@ -174,6 +174,9 @@ def changed(tmp_path, name="llama", **changes):
         (dict(hidden_act="gelu"), "a llama with hidden_act='gelu' cannot be read, only with 'silu'"),
         (dict(attention_bias=True), "a llama with attention_bias=True cannot be read"),
         (dict(rope_parameters={"rope_type": "yarn"}), "rotary positions of the kind 'yarn' cannot be read"),
+        (dict(vocab_size="40"), "config.json has a setting of the wrong kind"),
+        (dict(rope_parameters=[1]), "config.json has a setting of the wrong kind"),
+        (dict(num_attention_heads=0), "num_heads=0 must be a whole number above 0"),
         (dict(hidden_size="gone"), "does not say 'hidden_size'"),
         (dict(eos_token_id=None), "eos_token_id=None must be one of its 40 tokens"),
         (dict(num_hidden_layers=3), "lacks layers.2.input_layernorm.weight, .* and 6 others"),
@@ -210,6 +213,9 @@ def test_files_that_cannot_be_read(tmp_path, loaded):
     assert len(set(json.loads((tmp_path / "sharded" / INDEX).read_text())["weight_map"].values())) == 3
     (tmp_path / "sharded" / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(UserError, match="model-00002-of-00003.safetensors cannot be read"):
+        pretrained.load(tmp_path / "sharded")
+    (tmp_path / "sharded" / INDEX).write_text('{"weight_map": []}')
+    with pytest.raises(UserError, match="has no weight_map"):
         pretrained.load(tmp_path / "sharded")
     with pytest.raises(UserError, match="holds other files"):
         pretrained.save(tmp_path / "sharded", *loaded["llama"])
