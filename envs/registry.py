@@ -123,9 +123,12 @@ def _foreign(name: str) -> Family:
     """The factory `module:attribute`, as a family of one."""
     module, _, attribute = name.partition(":")
     try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = importlib.import_module(module)
+    except ImportError as error:
         raise UserError(f"Unknown environment {name!r}: {error}.") from error
+    if not hasattr(found, attribute):
+        raise UserError(f"Unknown environment {name!r}; {nearest(attribute, [x for x in vars(found) if x[0] != '_'])}")
+    factory = getattr(found, attribute)
     return Family(lambda: [name], lambda _: _defaults(factory), lambda _, **options: factory(**options))
 
 

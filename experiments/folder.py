@@ -53,24 +53,36 @@ class Folder:
         if self.config.exists() and not self.metrics.exists() and self.plan() == plan:
             return  # begun before, and stopped before its first chunk
         if self.path.exists() and any(self.path.iterdir()):
-            what = "another run" if self.config.exists() else "other files"
-            raise UserError(f"{self.path} holds {what}; choose another --run_dir, or continue a run with --resume.")
+            what = "a run" if self.config.exists() else "other files"
+            other = (
+                f", with other settings ({', '.join(changed)})"
+                if what == "a run" and (changed := self._changed(plan))
+                else ""
+            )
+            raise UserError(
+                f"{self.path} holds {what}{other}; choose another --run_dir, or continue a run with --resume."
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config, {**plan.to_json(), **provenance()})
 
     def resume(self, plan: Plan) -> None:
         """Check that this folder's run was begun with the same plan; only its layout may differ. Raises ValueError."""
+        if changed := self._changed(plan):
+            longer = f" To go on after its end: --start_from={self.path}." if changed == ["steps"] else ""
+            raise UserError(
+                f"{self.path} was begun with other settings ({', '.join(changed)}); leave them out to resume, "
+                f"or choose another --run_dir.{longer}"
+            )
+
+    def _changed(self, plan: Plan) -> list[str]:
+        """What this folder's run has otherwise than a plan, but for the layout."""
         before, now = json.loads(json.dumps(self.plan().to_json())), json.loads(json.dumps(plan.to_json()))
         changed = [name for name in now if before[name] != now[name] and name != "layout"]
         if "config" in changed:
             names = sorted({*before["config"], *now["config"]})
             changed.remove("config")
             changed += [f"config.{k}" for k in names if before["config"].get(k) != now["config"].get(k)]
-        if changed:
-            raise UserError(
-                f"{self.path} was begun with other settings ({', '.join(changed)}); leave them out to resume, "
-                "or choose another --run_dir."
-            )
+        return changed
 
     def has_checkpoint(self) -> bool:
         """Whether there is a whole one."""
@@ -194,12 +206,11 @@ def initial_agents(run_dir: str | pathlib.Path, program: Program) -> Any:
             one = getattr(one, "policy", None)  # of an agent that has more than a policy
         if type(trained.states) is not type(one):
             raise other
-        for name in catalog.shared_shape(trained.program.config, program.config, trained.states):
-            theirs, ours = getattr(trained.program.config, name), getattr(program.config, name)
-            if theirs != ours:
-                raise UserError(
-                    f"--start_from={run_dir} has agents of {name}={theirs}, not {ours}: give --config.{name}={theirs}."
-                )
+        names = catalog.shared_shape(trained.program.config, program.config, trained.states)
+        theirs = {name: getattr(trained.program.config, name) for name in names}
+        if other := {name: x for name, x in theirs.items() if x != getattr(program.config, name)}:
+            given = " ".join(f"--config.{name}={x}" for name, x in other.items())
+            raise UserError(f"--start_from={run_dir} has agents with other {', '.join(other)}: give {given}.")
     shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     if shape(parallel.select(trained.states, 0)) != shape(one):
         raise UserError(

@@ -44,7 +44,7 @@ from rljax.evaluate import evaluate
 from rljax.experiments import catalog, cli, datasets, ladders
 from rljax.experiments.folder import Trained, device, file_name, load, write_json
 from rljax.experiments.runner import EVALUATION
-from rljax.types import Agent, Continuous, Env, EnvSpec
+from rljax.types import Agent, Continuous, Env, EnvSpec, Tokens
 
 FLAGS = flags.FLAGS
 FQE, BEHAVIOUR = 4, 5  # bases of the keys; experiments/datasets.py has those before
@@ -157,6 +157,8 @@ def evaluate_offline(
     if len(names) > 1:
         raise UserError(f"The policies are of different environments: {' and '.join(names)}.")
     env = found[0].env
+    if isinstance(env.spec.action, Tokens):
+        raise UserError("Off-policy evaluation is of steps; completions are measured by rljax.experiments.answers.")
     for group in found:  # refuses what it cannot evaluate
         fqe.make(env.spec, configured, group.make(group.points[0]), None)
     data = datasets.load(dataset, env.spec)
@@ -328,8 +330,10 @@ def print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    table = Table(title=f"{result['env']} by {result['dataset']}, likelihoods {result['behaviour']}")
+    console, gamma = Console(), result["config"]["gamma"]
+    table = Table(
+        title=f"{result['env']} by {result['dataset']}, discounted by {gamma:g}, likelihoods {result['behaviour']}"
+    )
     for name in ("policy", "true", *ESTIMATES, "effective episodes"):
         table.add_column(name, justify="left" if name == "policy" else "right")
     for policy in result["policies"]:

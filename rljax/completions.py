@@ -71,7 +71,7 @@ def examples(env: Env, num_prompts: int) -> Source:
     check(env.spec)
     if not hasattr(env, "example"):
         raise UserError(
-            f"{type(env).__name__} has no `example`, which tells what would be right; options and --reward_from hide that."
+            f"{type(env).__name__} has no `example` (key) -> (prompt, right completion), unless options or --reward_from hide it."
         )
 
     def next_batch(state, agent, agent_state, key):
@@ -98,7 +98,7 @@ def check(spec: EnvSpec) -> None:
     """Raises UserError where actions are no completions, or an episode may have more than one."""
     if not isinstance(spec.action, Tokens):
         raise UserError(
-            f"Who writes tokens needs an environment of them, as tokens/sort-8; here actions are {spec.action}."
+            f"Who writes tokens needs an environment of them, as tokens/sort-8; here they are {type(spec.action).__name__.lower()}."
         )
     if spec.episode_length != 1:
         raise UserError(f"A completion ends its episode: episode_length must be 1, not {spec.episode_length}.")

@@ -13,6 +13,7 @@ What each completion is read as being paid is 1 for the best and good, 1 - rank 
 Prompts are padded before, completions get their END where there is room for it.
 """
 
+import difflib
 import itertools
 import json
 import pathlib
@@ -92,18 +93,24 @@ def save(path: str | pathlib.Path, data: Completions) -> None:
     with path.open("w") as file:
         for i in range(len(prompt)):
             group = [written(row) for row in tokens[i]]
-            told = {"completion": group[0]} if shown else {"completions": group, "rewards": reward[i].tolist()}
+            told = (
+                {"completion": group[0]}
+                if shown
+                else {"completions": group, "rewards": [float(str(x)) for x in reward[i]]}
+            )
             file.write(json.dumps({"prompt": written(prompt[i]), **told}) + "\n")
 
 
 def describe(data: Completions) -> dict[str, Any]:
-    """How much there is, what it was paid, and how many groups are decided: not all of them paid the same."""
+    """How much there is, what it was paid, and how many groups are decided: not all of them paid the same; of single
+    completions how many are good."""
     reward, length = np.asarray(data.reward), np.asarray(mask(data.tokens)).sum(axis=-1)
+    decided, alone = (reward != reward[:, :1]).any(axis=1), reward.shape[1] == 1
     quartiles = lambda x: [float(q) for q in np.quantile(x, [0.0, 0.25, 0.5, 0.75, 1.0])]
     return {
         "prompts": len(reward),
         "completions": reward.shape[1],
-        "decided": float((reward != reward[:, :1]).any(axis=1).mean()),
+        **({"good": float((reward > 0.5).mean())} if alone else {"decided": float(decided.mean())}),
         "reward": quartiles(reward),
         "length": quartiles(length),
     }
@@ -127,11 +134,16 @@ def _line(row: str, where: str, spec: EnvSpec, encode: Encode | None) -> Line:
     try:
         found = json.loads(row)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where} is no JSON: {error.msg} at column {error.colno}.") from None
+        hint = "; an object a line is wanted, not one list" if row.lstrip().startswith("[") else ""
+        raise UserError(f"{where} is no JSON: {error.msg} at column {error.colno}{hint}.") from None
     except (ValueError, RecursionError):
         raise UserError(f"{where} is no JSON that can be read: its numbers or its nesting are too large.") from None
     if not isinstance(found, dict):
         raise UserError(f'{where} is no object, as in {{"prompt": ..., "chosen": ..., "rejected": ...}}.')
+    for name in found:
+        close = difflib.get_close_matches(name, ENTRIES, n=1, cutoff=0.8)
+        if close and name not in ENTRIES:
+            raise UserError(f"{where} has {name!r}, which is not read; nearest: {close[0]}.")
     told = [entry for entry in ("prompt", *ENTRIES) if found.get(entry) is not None]
     kind = next((kind for kind, entries in KINDS.items() if set(told) == {"prompt", *entries}), None)
     if kind is None:
@@ -164,7 +176,7 @@ def _rewards(found: dict[str, Any], kind: str, where: str) -> list[float]:
     texts, least, name = found["completions"], 2 if kind == "ranking" else 1, KINDS[kind][1]
     numbers = found[name]
     if not isinstance(texts, list) or len(texts) < least:
-        raise UserError(f"{where} must have a list of {least} completions or more.")
+        raise UserError(f"{where} must have a list of {least} completions or more, not {texts!r}.")
     if not isinstance(numbers, list) or len(numbers) != len(texts):
         raise UserError(f"{where} must have as many {name} as completions, a list of {len(texts)}.")
     for number in numbers:
@@ -172,6 +184,8 @@ def _rewards(found: dict[str, Any], kind: str, where: str) -> list[float]:
             raise UserError(f"{where} has {number!r} among its {name}, which must be numbers that float32 holds.")
         if kind == "ranking" and (number < 0 or number != int(number)):
             raise UserError(f"{where} has the rank {number}; ranks are 0 for the best, 1, 2 and so on.")
+    if kind == "ranking" and min(numbers) != 0:
+        raise UserError(f"{where} has no rank 0, which is the best.")
     return [1.0 - number if kind == "ranking" else float(number) for number in numbers]
 
 
@@ -194,18 +208,19 @@ def _tokens(text: Any, what: str, spec: EnvSpec, encode: Encode | None) -> list[
             "`encode`: give lists of token ids."
         )
     try:
-        tokens = (encode or _bytes)(text) if isinstance(text, str) else text
-    except UserError as error:
-        raise UserError(f"{what} {text!r}: {error}") from None
+        tokens = np.asarray((encode or _bytes)(text)).tolist() if isinstance(text, str) else text
     except UnicodeEncodeError:
         raise UserError(f"{what} {text!r}, which is no text.") from None
+    except ValueError as error:
+        raise UserError(f"{what} {text!r}: {error}") from None
     if not isinstance(tokens, list) or any(isinstance(token, bool) or not isinstance(token, int) for token in tokens):
         raise UserError(f"{what} that is neither a string nor a list of token ids: {text!r}.")
     if not tokens:
         raise UserError(f"{what} that is empty.")
     for token in tokens:
         if not END <= token < vocabulary:
-            raise UserError(f"{what} with the token {token}; tokens are {END} (END) to {vocabulary - 1}.")
+            padding = " (it is PAD, which is not written)" if token == PAD else ""
+            raise UserError(f"{what} with the token {token}{padding}; tokens are {END} (END) to {vocabulary - 1}.")
     return tokens
 
 

@@ -93,6 +93,8 @@ def architecture(folder: str | pathlib.Path) -> LanguageModel:
     """
     config = _read_config(folder)
     name = config.get("model_type")
+    if name is None and "agent" in config:
+        raise UserError(f"{folder} is a run's folder: write its model by rljax.experiments.export, and give that.")
     if name not in READERS:
         raise UserError(f"{folder} is of the architecture {name!r}; those that can be read are {', '.join(READERS)}.")
     reader, only = READERS[name]

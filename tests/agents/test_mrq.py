@@ -189,13 +189,14 @@ def test_targets_and_their_scale_are_copied_once_a_period():
         state = after
 
 
-def test_each_loss_moves_its_own_network_alone():
+def test_critics_and_policy_leave_the_encoder_as_it_is():
     spec, names = SPECS["discrete"], ("encoder", "policy", "critic")
-    for name in names:
-        config = CONFIG.replace(**STILL | {f"{name}_learning_rate": 1e-3})
+    off = dict(dynamics_weight=0.0, reward_weight=0.0, termination_weight=0.0, weight_decay=0.0)
+    for changes, expected in (({}, [True] * 3), (off, [False, True, True])):
+        config = CONFIG.replace(**changes)
         before = begin(spec, config)
         after, _ = update(spec, config, before, sample(spec))
-        assert [moved(getattr(before, x).params, getattr(after, x).params) for x in names] == [x == name for x in names]
+        assert [moved(getattr(before, x).params, getattr(after, x).params) for x in names] == expected
 
 
 @pytest.mark.parametrize("kind", SPECS)

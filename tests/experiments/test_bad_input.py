@@ -52,7 +52,7 @@ def with_(**changes):
         (with_(sweep={"num_envs": [4.0, 8.0]}), "num_envs shapes the program and cannot be swept"),
         (with_(sweep={"gamma": [0.9, -0.1]}), "ppo's gamma=-0.1 must be finite and not negative."),
         (Plan("grpo", "tokens/copy-4", 9999, sweep={"temperature": [1.0, 0.0]}), "temperature must be above 0"),
-        (Plan("sft", "tokens/copy-4", 9999, reward_from="runs/reward"), "options and --reward_from hide that"),
+        (Plan("sft", "tokens/copy-4", 9999, reward_from="runs/reward"), "unless options or --reward_from hide it"),
         (
             Plan("dpo", "tokens/copy-4", 9999, dataset="some.jsonl", reward_from="runs/reward"),
             "says itself what they were paid",

@@ -104,7 +104,7 @@ def test_agents_that_write_go_on_as_each_other(tmp_path):
     learned = folder.initial_agents(plan.start_from, Program(plan))
     jax.tree.map(np.testing.assert_array_equal, learned, folder.load(shown.path).states)
     for changes, sentence in (
-        (dict(config=small | dict(num_heads=4)), "agents of num_heads=2, not 4: give --config.num_heads=2"),
+        (dict(config=small | dict(num_heads=4)), "agents with other num_heads: give --config.num_heads=2"),
         (dict(env="tokens/copy-3"), "it cannot go on as grpo on tokens/copy-3"),
     ):
         changed = dataclasses.replace(plan, **changes)
