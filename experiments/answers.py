@@ -90,7 +90,7 @@ def first_answers(folder: Folder, count: int, seed: int = 0) -> list[tuple[str, 
       UserError: there is no such run, or it does not write tokens.
     """
     trained = load(folder.path)
-    env, (point, _) = trained.program.env, trained.program.runs[0]
+    env, (point, run_seed) = trained.program.env, trained.program.runs[0]
     completions.check(env.spec)
     agent, state = trained.program.agent(point), parallel.select(trained.states, 0)
 
@@ -102,9 +102,9 @@ def first_answers(folder: Folder, count: int, seed: int = 0) -> list[tuple[str, 
         _, following = jax.vmap(env.step)(env_state, tokens, jax.random.split(step_key, count))
         return prompt, tokens, following.reward
 
-    keys = trained.program.fleet.keys([run_seed for _, run_seed in trained.program.runs], ANSWERS)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(ANSWERS), run_seed), seed)  # as the first of `measure`
     readable = getattr(env, "decode", lambda tokens: " ".join(str(x) for x in tokens if x != PAD))
-    prompts, tokens, rewards = jax.device_get(answered(state, jax.random.fold_in(keys[0], seed)))
+    prompts, tokens, rewards = jax.device_get(answered(state, key))
     return [(readable(prompt), readable(answer), float(paid)) for prompt, answer, paid in zip(prompts, tokens, rewards)]
 
 

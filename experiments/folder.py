@@ -75,8 +75,12 @@ class Folder:
             )
 
     def _changed(self, plan: Plan) -> list[str]:
-        """What this folder's run has otherwise than a plan, but for the layout."""
+        """What this folder's run has otherwise than a plan, but for the layout. Settings that are newer than it count as their
+        defaults."""
         before, now = json.loads(json.dumps(self.plan().to_json())), json.loads(json.dumps(plan.to_json()))
+        if before["agent"] == now["agent"]:
+            defaults = catalog.fields(catalog.agent(plan.agent).Config())
+            before["config"] = json.loads(json.dumps(defaults)) | before["config"]
         changed = [name for name in now if before[name] != now[name] and name != "layout"]
         if "config" in changed:
             names = sorted({*before["config"], *now["config"]})

@@ -51,6 +51,9 @@ class Tokens:
     Token 0 is PAD and token 1 END (rljax.tokens), so a task's own begin at 2 and `vocabulary` counts all of them. A prompt is
     padded before its first token. A completion has its END within `length`, unless it was cut off, and PAD after it.
 
+    An environment of them may have `example(key) -> (prompt [P], right completion [T])`, which `sft` copies, and for texts
+    `encode(text) -> token ids` and `decode(tokens) -> text`.
+
     Agents that pick one of some actions, or a point in a box, ask for `num_actions` or `size` and are refused.
     """
 

@@ -169,7 +169,7 @@ def batch(size=12):
         normal(keys[3], 3),
     )
     own = own.replace(extras={"episode_return": jnp.linspace(-1.0, -4.0, size)})
-    shown = own.replace(observation=normal(keys[4], 3), action=2.0 * normal(keys[5], 2), extras={})
+    shown = own.replace(observation=normal(keys[4], 3), action=jnp.clip(2.0 * normal(keys[5], 2), -1.0, 1.0), extras={})
     sample = lambda steps: Sample(steps, jnp.full(size, 0.9), jnp.ones(size), jnp.arange(size))
     return sources.Beside(sample(own), sample(shown))
 
@@ -190,7 +190,7 @@ def in_numpy(config, before):
     acts = lambda params, observation: jnp.tanh(policy.apply(params, observation))
     q = lambda observation, action: np.float64(critic.apply(before.learner.critic.params, observation, action))[0, :, 0]
     params, seen = before.learner.policy.params, shown.observation
-    far = (np.float64(acts(params, seen) - np.clip(shown.action, -1.0, 1.0)) ** 2).sum(1).mean()
+    far = (np.float64(acts(params, seen) - shown.action) ** 2).sum(1).mean()
     share = np.mean(q(seen, acts(before.clone, seen)) > q(seen, acts(params, seen)))
     return far, share, q(own.observation, acts(params, own.observation)).mean()
 
@@ -224,7 +224,7 @@ def test_while_it_clones_values_do_not_move_the_policy_and_afterwards_they_do():
     policy, _ = td3.networks(SPEC, config)
 
     def distance(params):
-        far = jnp.tanh(policy.apply(params, shown.observation)) - jnp.clip(shown.action, -1.0, 1.0)
+        far = jnp.tanh(policy.apply(params, shown.observation)) - shown.action
         return config.cloning_scale * jnp.square(far).sum(1).mean()
 
     for updates, only_cloning in ((9, True), (10, False)):

@@ -139,6 +139,18 @@ def test_resume_refuses_other_settings(tmp_path):
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
+def test_settings_that_are_newer_than_a_run_count_as_their_defaults(tmp_path):
+    folder = Folder(tmp_path / "run")
+    summary = runner.run(PLAN, folder, quiet=True)
+    written = json.loads(folder.config.read_text())
+    assert written["config"].pop("clip_value") is False
+    folder.config.write_text(json.dumps(written))
+    assert runner.run(PLAN, folder, resume=True, quiet=True) == summary
+    changed = dataclasses.replace(PLAN, config={**PLAN.config, "clip_value": True})
+    with pytest.raises(ValueError, match=r"other settings \(config.clip_value\)"):
+        runner.run(changed, folder, resume=True, quiet=True)
+
+
 def test_a_run_that_never_came_to_its_first_chunk_begins_afresh(tmp_path):
     folder = Folder(tmp_path / "run")
     runner.run(PLAN, folder, quiet=True)

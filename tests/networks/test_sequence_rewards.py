@@ -91,7 +91,7 @@ def test_an_lstm_by_hand(kind):
     """Gates in numpy (Hochreiter & Schmidhuber, 1997): input, forget, cell and output, then what the kind makes of the state."""
     params, steps = number(PARAMS[kind]), steps_of(0)
     cell = next(x for name, x in params.items() if "LSTM" in name)
-    x = np.concatenate([np.float64(steps.observation), np.float64(steps.action)], -1)
+    x = np.concatenate([np.float64(steps.observation), np.clip(np.float64(steps.action), -1.0, 1.0)], -1)
     features = np.maximum(linear(params["Torso_1"]["Dense_0"], x), 0.0)
     sigmoid = lambda x: 1.0 / (1.0 + np.exp(-x))
     long, short, worth, expected = np.zeros((BATCH, 5)), np.zeros((BATCH, 5)), np.zeros(BATCH), []
@@ -144,7 +144,7 @@ def transformer_by_hand(params, observation, action):
 def test_the_preference_transformer_by_hand():
     """Scores of segments of several lengths, and what the last steps of a window are paid when episodes are longer than it."""
     model, params, steps = MODELS["transformer"], PARAMS["transformer"], steps_of(3)
-    seen, done, plain = np.float64(steps.observation), np.float64(steps.action), number(params)
+    seen, done, plain = np.float64(steps.observation), np.clip(np.float64(steps.action), -1.0, 1.0), number(params)
     lengths = [6, 1, 4, 2]
     score = model.score(params, steps, jnp.arange(STEPS) < jnp.array(lengths)[:, None])
     for row, length in enumerate(lengths):
@@ -154,7 +154,7 @@ def test_the_preference_transformer_by_hand():
     found = ALONG("transformer", longer)
     for t in (0, 2, 5, 6, 11):
         rows = slice(max(t - STEPS + 1, 0), t + 1)
-        seen, done = np.float64(longer.observation[0, rows]), np.float64(longer.action[0, rows])
+        seen, done = np.float64(longer.observation[0, rows]), np.clip(np.float64(longer.action[0, rows]), -1.0, 1.0)
         np.testing.assert_allclose(found[0, t], transformer_by_hand(plain, seen, done)[0][-1], atol=1e-5)
 
 
