@@ -76,12 +76,12 @@ def defaults(argv: list[str]) -> dict[str, Any]:
     if start_from := peek(argv, "start_from"):
         initial = Folder(start_from).plan()
         agent = peek(argv, "agent") or initial.agent
-        own = agent != initial.agent and not catalog.needs_data(
-            agent
-        )  # what another agent can do without is not its own
         for name in INHERITED:
-            if name not in catalog.GIVEN or (catalog.takes(agent, name) and not (own and name == "dataset")):
-                FLAGS.set_default(name, getattr(initial, name))
+            if name in catalog.GIVEN and not catalog.takes(agent, name):
+                continue
+            if name == "dataset" and agent != initial.agent and not catalog.needs_data(agent):
+                continue  # another agent, which can do without
+            FLAGS.set_default(name, getattr(initial, name))
         if peek(argv, "agent") in (None, initial.agent):
             config = catalog.fields(catalog.configure(initial.agent, initial.config))
             if catalog.needs_data(initial.agent) and "online" not in config and "num_envs" not in config:

@@ -53,15 +53,11 @@ class Folder:
         if self.config.exists() and not self.metrics.exists() and self.plan() == plan:
             return  # begun before, and stopped before its first chunk
         if self.path.exists() and any(self.path.iterdir()):
-            what = "a run" if self.config.exists() else "other files"
-            other = (
-                f", with other settings ({', '.join(changed)})"
-                if what == "a run" and (changed := self._changed(plan))
-                else ""
-            )
-            raise UserError(
-                f"{self.path} holds {what}{other}; choose another --run_dir, or continue a run with --resume."
-            )
+            what = "other files"
+            if self.config.exists():
+                changed = self._changed(plan)
+                what = f"a run with other settings ({', '.join(changed)})" if changed else "this run already"
+            raise UserError(f"{self.path} holds {what}; choose another --run_dir, or continue a run with --resume.")
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config, {**plan.to_json(), **provenance()})
 

@@ -21,9 +21,7 @@ class Completions:
 
     prompt: Int[Array, "Q P"]
     tokens: Int[Array, "Q K T"]
-    log_prob: (
-        Float[Array, "Q K T"] | None
-    )  # of each token by whom it was drawn; 0 where none stands. None: data at rest
+    log_prob: Float[Array, "Q K T"] | None  # of each token when it was drawn, 0 where none stands; None: data at rest
     reward: Float[Array, "Q K"]
 
     def flat(self) -> tuple[Int[Array, "B P"], Int[Array, "B T"]]:

@@ -119,10 +119,10 @@ def bootstrap(scores: np.ndarray, repetitions: int = 2000) -> tuple[np.ndarray, 
     Agarwal et al., 2021 (arXiv:2108.13264). Equal scores give equal intervals."""
     from scipy import stats
 
-    middle = lambda x, axis: stats.trim_mean(x, 0.25, axis=axis)
+    middle = lambda x: stats.trim_mean(x, 0.25, axis=0)
     drawn = np.random.default_rng(0).integers(len(scores), size=(repetitions, len(scores)))
-    low, high = np.percentile(middle(scores[drawn], 1), (2.5, 97.5), axis=0)
-    return middle(scores, 0), low, high
+    low, high = np.percentile([middle(scores[index]) for index in drawn], (2.5, 97.5), axis=0)
+    return middle(scores), low, high
 
 
 def interquartile_mean(scores: np.ndarray) -> dict:

@@ -30,7 +30,7 @@ def learning_curves(
         seen = np.isfinite(scores).all(axis=0)
         if not seen.any():
             continue
-        middle, low, high = bootstrap(scores[:, seen])
+        middle, low, high = bootstrap(scores[:, seen], repetitions=500)
         marker = "o" if seen.sum() == 1 else None  # one evaluation is a point, with its interval
         (line,) = axes.plot(
             steps[seen], middle, linewidth=1.8, marker=marker, label=f"{name} ({scores.shape[0]} seeds)"

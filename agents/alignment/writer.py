@@ -28,9 +28,7 @@ class Config:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     temperature: float = 1.0  # of exploring completions, and of all log-probabilities
-    model: str = static(
-        ""
-    )  # folder of a model to begin from; the sizes that follow are then its own, and not read here
+    model: str = static("")  # folder of a model to begin from; sizes are then its own, and not read here
     width: int = static(64)
     num_layers: int = static(2)
     num_heads: int = static(4)

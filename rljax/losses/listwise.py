@@ -39,9 +39,8 @@ def lambda_loss(scores: Scores, labels: Scores) -> Scalar:
 
 WHOLE = {  # of DPO's scores and ranks
     "plackett_luce": plackett_luce,  # as in the appendix of Rafailov et al., 2023
-    "lipo": lambda scores, ranks: lambda_loss(
-        scores, -ranks.astype(scores.dtype)
-    ),  # each place is worth half of the one before
+    # each place is worth half of the one before
+    "lipo": lambda scores, ranks: lambda_loss(scores, -ranks.astype(scores.dtype)),
 }
 METHODS: dict[str, dict[str, Any]] = alignment.METHODS | {name: dict(beta=0.1) for name in WHOLE}
 

@@ -134,7 +134,7 @@ def test_resume_refuses_other_settings(tmp_path):
     changed = dataclasses.replace(PLAN, seed=3, config={**PLAN.config, "gamma": 0.5})
     with pytest.raises(ValueError, match=r"begun with other settings \(seed, config.gamma\)"):
         runner.run(changed, Folder(tmp_path / "run"), resume=True, quiet=True)
-    with pytest.raises(ValueError, match="holds a run; choose another --run_dir"):
+    with pytest.raises(ValueError, match="holds this run already; choose another --run_dir"):
         runner.run(PLAN, Folder(tmp_path / "run"), quiet=True)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
@@ -158,7 +158,7 @@ def test_a_run_that_never_came_to_its_first_chunk_begins_afresh(tmp_path):
     for path in folder.path.iterdir():
         if path != folder.config:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(ValueError, match=r"holds a run, with other settings \(seed\); choose"):
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(seed\); choose"):
         runner.run(dataclasses.replace(PLAN, seed=1), folder, quiet=True)
     runner.run(PLAN, folder, quiet=True)
     assert folder.metrics.read_bytes() == table
