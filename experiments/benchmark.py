@@ -3,12 +3,13 @@
   python -m rljax.experiments.benchmark                       the agents on their small environments
   python -m rljax.experiments.benchmark --cases=ppo:brax/hopper,dqn:gymnax/CartPole-v1
   python -m rljax.experiments.benchmark --handwritten         PPO against the same by hand, turn by turn
-  python -m rljax.experiments.benchmark --seeds               16 seeds against 16 times one seed
+  python -m rljax.experiments.benchmark --seeds=16            16 seeds of each case in one program against 16 times one seed
   python -m rljax.experiments.benchmark --peers=.venv-peers/bin/python    against rejax and Stable-Baselines3 (make benchmark-peers)
   python -m rljax.experiments.benchmark --offline_peers=.venv-peers/bin/python      offline agents against d3rlpy, turn by turn
   python -m rljax.experiments.benchmark --imitation_peer=.venv-imitation/bin/python    GAIL against the imitation library
 
-Machines are noisy: compare ratios of one run, not numbers of two. Times are medians and leave compiling out.
+Agents that learn from data read 20,000 random steps of their environment. Machines are noisy: compare ratios of one run, not
+numbers of two. Times are medians and leave compiling out.
 """
 
 import json
@@ -38,11 +39,11 @@ OFFLINE = ("iql", "cql", "td3_bc", "dt")
 
 def define_flags():
     flags.DEFINE_list("cases", list(CASES), "AGENT:ENVIRONMENT pairs.")
-    flags.DEFINE_integer("num_seeds", 2, "Seeds side by side.")
+    flags.DEFINE_integer("num_seeds", 2, "Seeds side by side.", lower_bound=1)
     flags.DEFINE_enum("layout", "auto", ["auto", "vmap", "devices", "map", "data"], "How seeds share devices.")
     flags.DEFINE_integer("repetitions", 7, "Timed chunks of each program.")
     flags.DEFINE_bool("handwritten", False, "Compare PPO on CartPole with one file without this library.")
-    flags.DEFINE_bool("seeds", False, "Compare 16 seeds in one program with 16 times one seed.")
+    flags.DEFINE_integer("seeds", 0, "Compare so many seeds in one program with as many times one seed.", lower_bound=0)
     flags.DEFINE_string("peers", None, "Python of an environment with rejax and Stable-Baselines3.")
     flags.DEFINE_integer("peer_steps", 500_000, "Environment steps of the comparison with peers.")
     flags.DEFINE_string("offline_peers", None, "Python of an environment with d3rlpy.")
@@ -52,11 +53,12 @@ def define_flags():
 
 
 def main(argv):
-    del argv
+    cli.reject_arguments(argv)
+    cases = [parsed(text) for text in FLAGS.cases]
     if FLAGS.handwritten:
         results = handwritten(FLAGS.repetitions)
     elif FLAGS.seeds:
-        results = seeds(FLAGS.repetitions)
+        results = [entry for text in cases for entry in seeds(*text, FLAGS.seeds, FLAGS.repetitions)]
     elif FLAGS.peers:
         results = peers(FLAGS.peers, FLAGS.peer_steps)
     elif FLAGS.offline_peers:
@@ -64,17 +66,26 @@ def main(argv):
     elif FLAGS.imitation_peer:
         results = imitation_peer(FLAGS.imitation_peer, FLAGS.repetitions)
     else:
-        results = [case(*text.split(":", 1), FLAGS.num_seeds, FLAGS.layout, FLAGS.repetitions) for text in FLAGS.cases]
+        results = [case(*text, FLAGS.num_seeds, FLAGS.layout, FLAGS.repetitions) for text in cases]
     show(results)
     if FLAGS.out:
         pathlib.Path(FLAGS.out).write_text(json.dumps(results, indent=2) + "\n")
+
+
+def parsed(text: str) -> tuple[str, str]:
+    """Agent and environment of a case. Raises UserError where it is not of this form."""
+    agent, colon, env = text.partition(":")
+    if not colon:
+        raise UserError(f"--cases={text} is no AGENT:ENVIRONMENT, as {CASES[0]}.")
+    return agent, env
 
 
 def case(agent: str, env: str, num_seeds: int, layout: str, repetitions: int) -> dict:
     """Speed of one agent in one environment, with the settings tuned for it, all seeds counted together."""
     config = catalog.fields(catalog.agent(agent).Config().replace(**catalog.tuned(agent, env)))
     config = {**config, **({"total_steps": 1e9} if "total_steps" in config else {})}
-    program = Program(Plan(agent, env, steps=10**9, num_seeds=num_seeds, layout=layout, config=config))
+    dataset = f"{env}/random?transitions=20000" if catalog.needs_data(agent) else ""
+    program = Program(Plan(agent, env, 10**9, num_seeds, config=config, layout=layout, dataset=dataset))
     run, state = compiled(program, 1)
     state, seconds = timed(run, state)
     iterations = max(1, round(CHUNK_SECONDS / max(seconds, 1e-4)))
@@ -161,13 +172,13 @@ def handwritten(repetitions: int, num_envs: int = 64, length: int = 128, iterati
     return list(results.values())
 
 
-def seeds(repetitions: int, count: int = 16) -> list[dict]:
-    """Seconds of an iteration of PPO on CartPole for one seed, and for many in one program, per seed."""
-    one = case("ppo", "gymnax/CartPole-v1", 1, "map", repetitions)
-    many = [case("ppo", "gymnax/CartPole-v1", count, layout, repetitions) for layout in ("devices", "vmap", "map")]
+def seeds(agent: str, env: str, count: int, repetitions: int) -> list[dict]:
+    """Updates a second of one seed, and of many in one program laid out in each way, all counted together."""
+    one = case(agent, env, 1, "map", repetitions)
+    many = [case(agent, env, count, layout, repetitions) for layout in ("devices", "vmap", "map")]
     for entry, layout in zip(many, ("devices", "vmap", "map")):
         entry["what"] += f", {layout}"
-        ratio = entry["env_steps_per_second"] / one["env_steps_per_second"]
+        ratio = entry["updates_per_second"] / one["updates_per_second"]
         entry["ratio"] = {"to": "one seed after another", "median": ratio, "min": ratio, "max": ratio}
     return [one, *many]
 

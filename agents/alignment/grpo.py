@@ -17,7 +17,6 @@ from rljax.agents.alignment.writer import State, source
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.losses import divergence, outcome, surrogate
-from rljax.networks import language_model
 from rljax.record import record, static
 from rljax.tokens import mask
 from rljax.types import Agent, EnvSpec, Key, Metrics
@@ -74,8 +73,7 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
         if config.advantage == "canon":
             metric = length
             if config.metric == "entropy":
-                logits = language_model.completion_logits(parts.network, state.model.params, prompt, tokens)
-                entropy = language_model.entropy(logits / config.temperature)
+                entropy = parts.score(state.model.params, prompt, tokens).entropy
                 metric = (entropy.reshape(there.shape) * there).sum(axis=-1) / jnp.maximum(length, 1.0)
         advantage = outcome.advantages(config.advantage, outcome.Samples(reward, length, metric), config)
         success = jnp.broadcast_to(batch.reward.mean(axis=1, keepdims=True), reward.shape)

@@ -56,17 +56,21 @@ def log_probs(
     """Of the tokens of a batch, one completion after another: when they were drawn, and by the reference (of all tokens [B, T, V]
     where the divergence is exact; where none is asked for, the same)."""
     prompt, tokens = batch.flat()
-    logits = lambda params: language_model.completion_logits(parts.network, params, prompt, tokens)
-    taken = lambda params: language_model.taken(logits(params), tokens, config.temperature)
+    taken = lambda params: parts.score(params, prompt, tokens).log_prob
     log_prob = batch.log_prob.reshape(tokens.shape)
     if config.dtype != "float32":  # what rounds differently when it is read anew would be taken for another policy
         log_prob = taken(state.model.params)
     if not config.kl:
         return log_prob, log_prob
-    exact = config.kl == "exact"
-    return log_prob, jax.nn.log_softmax(logits(state.reference) / config.temperature) if exact else taken(
-        state.reference
-    )
+    if config.kl == "exact":
+        return log_prob, _every(parts, config, state.reference, prompt, tokens)
+    return log_prob, taken(state.reference)
+
+
+def _every(parts: Writer, config: Config, params: Params, prompt, tokens) -> Float[Array, "B T V"]:
+    """Log-probabilities of all that might have stood at each token."""
+    logits = language_model.completion_logits(parts.network, params, prompt, tokens)
+    return jax.nn.log_softmax(logits / config.temperature)
 
 
 def loss(
@@ -77,15 +81,17 @@ def loss(
     Args:
       objective: (config, log_prob [T], one completion's Written, mask [T]) -> loss [T], in the place of the surrogate.
     """
-    logits = language_model.completion_logits(parts.network, params, written.prompt, written.tokens)
-    log_prob = language_model.taken(logits, written.tokens, config.temperature)
+    if config.kl == "exact":
+        every = _every(parts, config, params, written.prompt, written.tokens)
+        log_prob, entropy = language_model.taken(every, written.tokens), language_model.entropy(every)
+    else:
+        every, (log_prob, entropy) = None, parts.score(params, written.prompt, written.tokens)
     there = mask(written.tokens) & written.counts[:, None]
     each = jax.vmap(objective or _by_surrogate, (None, 0, 0, 0))(config, log_prob, written, there)
     mean = lambda x: jnp.where(there, x, 0.0).sum() / jnp.maximum(there.sum(), 1)
-    entropy = language_model.entropy(logits / config.temperature)
     metrics = {"policy/entropy": mean(entropy)}
     if config.kl and config.kl_place != "reward":
-        far = jnp.where(there, _distance(config, logits, log_prob, written), 0.0)
+        far = jnp.where(there, _distance(config, every, log_prob, written), 0.0)
         each = each + config.kl_coefficient * far
         metrics["policy/kl"] = mean(far)
     each = each - config.entropy_coefficient * entropy
@@ -100,10 +106,9 @@ def _by_surrogate(config, log_prob, written, there):
     return surrogate.surrogate(config.surrogate, log_prob, written.log_prob, written.advantage, there, config)
 
 
-def _distance(config: Config, logits, log_prob, written: Written) -> Float[Array, "B T"]:
+def _distance(config: Config, every, log_prob, written: Written) -> Float[Array, "B T"]:
     """The divergence from the reference, of each token."""
     if config.kl == "exact":
-        every = jax.nn.log_softmax(logits / config.temperature)
         return jax.vmap(jax.vmap(divergence.exact))(every, written.reference)
     if config.kl_place == "weighted_loss":
         return divergence.weighted_loss(config.kl, log_prob, written.reference, written.log_prob)
@@ -117,5 +122,9 @@ def check(config: Config) -> None:
     if config.kl == "exact":
         if config.kl_place != "loss":
             raise UserError("The exact divergence is a term of the loss: kl_place must be loss.")
+        if config.score_chunk:
+            raise UserError(
+                "The exact divergence asks for all logits at once: score_chunk must be 0, or kl an estimator."
+            )
     elif config.kl:
         divergence.check(config.kl, config.kl_place)

@@ -33,6 +33,7 @@ class Config:
     num_layers: int = static(2)
     num_heads: int = static(4)
     num_kv_heads: int = static(0)  # 0: as many as heads
+    score_chunk: int = static(0)  # tokens whose logits are in memory at once when completions are scored; 0: all
     dtype: str = static("float32")
 
 
@@ -55,14 +56,16 @@ class State(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """network: its logits are those of `language_model.completion_logits`. whole: (params, Completions [Q, K]) -> log-probabilities
-    [Q, K] of whole completions. length: T."""
+    """network: its logits are those of `language_model.completion_logits`. score: (params, prompt [B, P], tokens [B, T]) ->
+    language_model.Scored [B, T] at the temperature. whole: (params, Completions [Q, K]) -> log-probabilities [Q, K] of whole
+    completions. length: T."""
 
     network: LanguageModel
     optimiser: optax.GradientTransformation
     init: Any
     act: Any
     log_prob: Any
+    score: Any
     whole: Any
     length: int
 
@@ -74,6 +77,8 @@ def make(spec: EnvSpec, config: Config) -> Writer:
       UserError: actions are no completions, or sizes do not go together.
     """
     completions.check(spec)
+    if config.score_chunk < 0:
+        raise UserError(f"score_chunk={config.score_chunk} must be a number of tokens, or 0 for all at once.")
     if isinstance(config.temperature, float) and config.temperature <= 0.0:
         raise UserError(
             "temperature must be above 0; the likeliest tokens are those of evaluation without --eval_explore."
@@ -91,19 +96,20 @@ def make(spec: EnvSpec, config: Config) -> Writer:
         )
         return written.tokens, memory, {"log_prob": written.log_prob}
 
+    def score(params: Params, prompt, tokens) -> language_model.Scored:
+        return language_model.score(network, params, prompt, tokens, config.temperature, config.score_chunk)
+
     def log_prob(state: State, observation, action, explore: bool = True):
-        logits = language_model.completion_logits(network, state.model.params, observation, action)
         if explore:
-            return language_model.taken(logits, action, config.temperature).sum(axis=-1)
+            return score(state.model.params, observation, action).log_prob.sum(axis=-1)
+        logits = language_model.completion_logits(network, state.model.params, observation, action)
         greedy = jnp.where(mask(action), logits.argmax(axis=-1) == action, True).all(axis=-1)
         return jnp.where(greedy, 0.0, -jnp.inf)
 
     def whole(params: Params, batch: Completions):
-        prompt, tokens = batch.flat()
-        logits = language_model.completion_logits(network, params, prompt, tokens)
-        return language_model.taken(logits, tokens, config.temperature).sum(axis=-1).reshape(batch.reward.shape)
+        return score(params, *batch.flat()).log_prob.sum(axis=-1).reshape(batch.reward.shape)
 
-    return Writer(network, optimiser, init, act, log_prob, whole, spec.action.length)
+    return Writer(network, optimiser, init, act, log_prob, score, whole, spec.action.length)
 
 
 def network_of(spec: EnvSpec, config: Config, outputs: int = 0) -> LanguageModel:

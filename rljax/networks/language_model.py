@@ -26,7 +26,8 @@ class LanguageModel(nn.Module):
     """(tokens [B, S], visible [B, S']) -> logits [B, S, vocabulary] of the token after each, and the keys and values.
 
     Without a cache S' is S. With one, of S' places, tokens are those at `start` and after it; a token sees the visible ones up to
-    its own place. Positions count visible tokens, so what is padded before a prompt changes nothing.
+    its own place. Positions count visible tokens, so what is padded before a prompt changes nothing. Without its `head` a model
+    tells what that would be told, [B, S, width].
 
     Args:
       hidden: units between the two products of a layer; by default 4 width, gated 8/3 width.
@@ -68,6 +69,7 @@ class LanguageModel(nn.Module):
         visible: Bool[Array, "B C"],
         cache: Cache | None = None,
         start: Int[Array, ""] | int = 0,
+        head: bool = True,
     ) -> tuple[Float[Array, "B S V"], Cache]:
         batch, size = tokens.shape
         embed = self._embed(self.vocabulary, "Embed_0")
@@ -87,6 +89,8 @@ class LanguageModel(nn.Module):
             x = x + attended
             x = x + self._feed(self._normed(f"norm_{layer}")(x), layer)
         x = self._normed("final_norm")(x)
+        if not head:
+            return x.reshape(batch, size, -1), tuple(kept)
         own = self.outputs or not self.tied
         logits = self._dense(self.outputs or self.vocabulary, "head")(x) if own else embed.attend(x)
         return logits.astype(jnp.float32).reshape(batch, size, -1), tuple(kept)
@@ -206,9 +210,52 @@ def completion_score(
     return jnp.take_along_axis(_read(model, params, prompt, completion)[..., 0], last, axis=1)[:, 0]
 
 
-def _read(model, params, prompt, completion):
+def _read(model, params, prompt, completion, head=True):
     tokens = jnp.concatenate([prompt, completion], axis=1)
-    return model.apply(params, tokens, mask(tokens))[0]
+    return model.apply(params, tokens, mask(tokens), head=head)[0]
+
+
+class Scored(NamedTuple):
+    """Of each token of completions how likely it was, 0 where none stands, and the entropy of what it was drawn from, in nats."""
+
+    log_prob: Float[Array, "B T"]
+    entropy: Float[Array, "B T"]
+
+
+def score(
+    model: LanguageModel,
+    params: Params,
+    prompt: Int[Array, "B P"],
+    completion: Int[Array, "B T"],
+    temperature: Float[Array, ""] | float = 1.0,
+    chunk: int = 0,
+) -> Scored:
+    """Completions by a model, at a temperature.
+
+    chunk: logits are those of so many tokens at a time, and made again for the gradient, so that memory grows with chunk times the
+    vocabulary rather than with B T times; 0: of all at once, which is faster where there is room for them.
+    """
+    if not chunk:
+        logits = completion_logits(model, params, prompt, completion) / temperature
+        return Scored(taken(logits, completion), entropy(logits))
+    weights = params["params"]
+    kernel = weights["Embed_0"]["embedding"].T if model.tied else weights["head"]["kernel"]
+    count = -(-completion.size // chunk)
+
+    def in_chunks(x):
+        x = x.reshape(completion.size, -1)
+        return jnp.pad(x, ((0, count * chunk - len(x)), (0, 0))).reshape(count, chunk, -1)
+
+    @jax.checkpoint
+    def scored(some):
+        features, token = some
+        logits = (features @ kernel.astype(features.dtype)).astype(jnp.float32)
+        logits = drawable(logits, model.num_drawn) / temperature
+        return taken(logits[:, None], token)[:, 0], entropy(logits)
+
+    features = _read(model, params, prompt, completion, head=False)[:, prompt.shape[1] - 1 : -1]
+    found = jax.lax.map(scored, (in_chunks(features), in_chunks(completion)))
+    return Scored(*(x.reshape(-1)[: completion.size].reshape(completion.shape) for x in found))
 
 
 def drawable(logits: Float[Array, "*B V"], num_drawn: int = 0) -> Float[Array, "*B V"]:

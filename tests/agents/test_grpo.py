@@ -224,6 +224,8 @@ def test_old_answers_are_weighed():
         (dict(kl="exact", kl_place="reward"), "kl_place must be loss"),
         (dict(advantage="max_rl", kl="k1", kl_place="reward"), "max_rl reads shares of success"),
         (dict(dtype="float31"), "dtype='float31' must be"),
+        (dict(score_chunk=-1), "score_chunk=-1 must be"),
+        (dict(kl="exact", score_chunk=8), "score_chunk must be 0"),
         (dict(metric="size"), "metric='size' must be entropy or length"),
     ],
 )

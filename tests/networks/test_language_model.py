@@ -161,6 +161,26 @@ def test_entropy(params, prompt):
     np.testing.assert_allclose(language_model.entropy(logits), -(law * np.log(law)).sum(1), rtol=1e-4)
 
 
+@pytest.mark.parametrize("tied, num_drawn", [(True, 0), (False, 5)])
+def test_scored_in_chunks_as_at_once(prompt, tied, num_drawn):
+    """Values and gradients, also where the last chunk is not full; and no logits of all tokens are ever made."""
+    model = LanguageModel(7, width=16, num_layers=1, num_heads=2, tied=tied, num_drawn=num_drawn)
+    params = of(model)
+    completion = jnp.asarray(np.random.default_rng(1).integers(1, 5, (6, 5)), jnp.int32).at[:2, 3:].set(PAD)
+
+    def scored(params, chunk):
+        log_prob, entropy = language_model.score(model, params, prompt, completion, 0.7, chunk)
+        return (log_prob * jnp.arange(5.0)).sum() + 0.3 * entropy.sum(), (log_prob, entropy)
+
+    value = jax.jit(jax.value_and_grad(scored, has_aux=True), static_argnums=1)
+    at_once, in_chunks = value(params, 0), value(params, 7)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), at_once, in_chunks)
+    assert (np.asarray(in_chunks[0][1][0])[:2, 3:] == 0.0).all()
+    made = str(jax.make_jaxpr(lambda params: jax.grad(lambda p: scored(p, 7)[0])(params))(params))
+    assert ",7,7]" in made or "[7,7]" in made
+    assert "[30,7]" not in made and "[6,5,7]" not in made and "[54,7]" not in made
+
+
 @pytest.mark.parametrize(
     "sizes, sentence",
     [
