@@ -54,10 +54,12 @@ setuptools.setup(
             "build>=1.2",
             "nbclient>=0.10",
             "ipykernel>=6",
+            "tokenizers>=0.20",
         ],
         "cuda": ["jax[cuda13]>=0.10,<0.11"],
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "gymnasium": ["gymnasium[mujoco]>=1.1,<1.4", "minari[hdf5]>=0.5"],
+        "text": ["tokenizers>=0.20"],
         "wandb": ["wandb>=0.18"],
     },
 )

@@ -5,6 +5,7 @@
     brax/hopper?backend=mjx&episode_length=500
     rljax/PointMaze-umaze
     tokens/sort-8?dense=true                   completions of tokens, verified
+    prompts/FILE.jsonl?length=32               questions of a file, see envs/prompts.py
     my_package.my_module:MyEnv?size=7          your own: anything callable that gives an environment
     gymnasium/Hopper-v5                        any of Gymnasium's, stepped on the host: to evaluate and record in
 
@@ -32,6 +33,7 @@ class Family(NamedTuple):
 
 
 FAMILIES = ("gymnax", "brax", "rljax", "tokens")
+PROMPTS = "prompts"
 GYMNASIUM = "gymnasium/"
 OWN_MODULES = (
     "pointmaze",
@@ -71,6 +73,8 @@ def make(name: str) -> Env:
     if ":" in prefix:
         family = _foreign(prefix)
         base = prefix
+    elif prefix == PROMPTS:
+        family = _prompts(base)
     elif prefix not in FAMILIES:
         raise UserError(f"Unknown environment {path!r}; {nearest(path, names())}")
     else:
@@ -130,6 +134,14 @@ def _foreign(name: str) -> Family:
         raise UserError(f"Unknown environment {name!r}; {nearest(attribute, [x for x in vars(found) if x[0] != '_'])}")
     factory = getattr(found, attribute)
     return Family(lambda: [name], lambda _: _defaults(factory), lambda _, **options: factory(**options))
+
+
+def _prompts(file: str) -> Family:
+    """The questions of a file, as a family of one."""
+    from rljax.envs.prompts import prompts
+
+    known = {name: default for name, default in _defaults(prompts).items() if name != "file"}
+    return Family(lambda: [file], lambda _: known, lambda file, **options: prompts(file, **options))
 
 
 def _defaults(factory: Callable) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.completions import Completions
+from rljax.data.texts import BYTES, Bytes
 from rljax.errors import UserError
 from rljax.tokens import END, NUM_SPECIAL, PAD, mask
 from rljax.types import EnvSpec
@@ -117,6 +118,15 @@ def describe(data: Completions) -> dict[str, Any]:
 
 
 def _lines(path: pathlib.Path, spec: EnvSpec, encode: Encode | None) -> list[Line]:
+    return [_line(found, where, spec, encode) for where, found in objects(path)]
+
+
+def objects(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
+    """The object of each line that is not empty, and where it stands, for what is to be said of it.
+
+    Raises:
+      UserError: there is no such file, it is empty or no text, or a line is no object.
+    """
     if not path.is_file():
         raise UserError(f"There is no file of completions {path}.")
     try:
@@ -124,13 +134,13 @@ def _lines(path: pathlib.Path, spec: EnvSpec, encode: Encode | None) -> list[Lin
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8: {error}.") from None
     rows = enumerate(text.split("\n"), start=1)  # other ends of lines may stand inside of a text
-    found = [_line(row, f"{path} line {number}", spec, encode) for number, row in rows if row.strip()]
+    found = [(where := f"{path} line {number}", _object(row, where)) for number, row in rows if row.strip()]
     if not found:
         raise UserError(f"{path} is empty.")
     return found
 
 
-def _line(row: str, where: str, spec: EnvSpec, encode: Encode | None) -> Line:
+def _object(row: str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(row)
     except json.JSONDecodeError as error:
@@ -140,6 +150,10 @@ def _line(row: str, where: str, spec: EnvSpec, encode: Encode | None) -> Line:
         raise UserError(f"{where} is no JSON that can be read: its numbers or its nesting are too large.") from None
     if not isinstance(found, dict):
         raise UserError(f'{where} is no object, as in {{"prompt": ..., "chosen": ..., "rejected": ...}}.')
+    return found
+
+
+def _line(found: dict[str, Any], where: str, spec: EnvSpec, encode: Encode | None) -> Line:
     for name in found:
         close = difflib.get_close_matches(name, ENTRIES, n=1, cutoff=0.8)
         if close and name not in ENTRIES:
@@ -150,7 +164,7 @@ def _line(row: str, where: str, spec: EnvSpec, encode: Encode | None) -> Line:
         has = " and ".join(told) or "none of these"
         kinds = "; ".join(" and ".join(entries) for entries in KINDS.values())
         raise UserError(f"{where} must have a prompt and one of: {kinds}. It has {has}.")
-    prompt = _tokens(found["prompt"], f"{where} has a prompt", spec, encode)
+    prompt = tokens(found["prompt"], f"{where} has a prompt", spec.action.vocabulary, encode)
     if len(prompt) > spec.observation_shape[0]:
         raise UserError(
             f"{where} has a prompt of {len(prompt)} tokens, but the environment's have {spec.observation_shape[0]} at most."
@@ -190,39 +204,40 @@ def _rewards(found: dict[str, Any], kind: str, where: str) -> list[float]:
 
 
 def _completion(text: Any, where: str, spec: EnvSpec, encode: Encode | None) -> list[int]:
-    tokens, longest = _tokens(text, f"{where} has a completion", spec, encode), spec.action.length
-    if END in tokens[:-1]:
+    found = tokens(text, f"{where} has a completion", spec.action.vocabulary, encode)
+    longest = spec.action.length
+    if END in found[:-1]:
         raise UserError(f"{where} has a completion that goes on after END.")
-    if len(tokens) > longest:
+    if len(found) > longest:
         raise UserError(
-            f"{where} has a completion of {len(tokens)} tokens, but the environment's have {longest} at most."
+            f"{where} has a completion of {len(found)} tokens, but the environment's have {longest} at most."
         )
-    return [*tokens, END] if tokens[-1] != END and len(tokens) < longest else tokens
+    return [*found, END] if found[-1] != END and len(found) < longest else found
 
 
-def _tokens(text: Any, what: str, spec: EnvSpec, encode: Encode | None) -> list[int]:
-    vocabulary = spec.action.vocabulary
-    if isinstance(text, str) and encode is None and vocabulary < NUM_SPECIAL + 256:
+def tokens(text: Any, what: str, vocabulary: int, encode: Encode | None = None) -> list[int]:
+    """The tokens of a text, or of a list of their ids.
+
+    Raises:
+      UserError: it is neither, is empty, or has a token that is none of the vocabulary; `what` begins the sentence.
+    """
+    if isinstance(text, str) and encode is None and vocabulary < NUM_SPECIAL + BYTES:
         raise UserError(
-            f"{what} as a string, whose bytes are {NUM_SPECIAL + 256} tokens, but the environment has {vocabulary} and no "
+            f"{what} as a string, whose bytes are {NUM_SPECIAL + BYTES} tokens, but the environment has {vocabulary} and no "
             "`encode`: give lists of token ids."
         )
     try:
-        tokens = np.asarray((encode or _bytes)(text)).tolist() if isinstance(text, str) else text
+        ids = np.asarray((encode or Bytes().encode)(text)).tolist() if isinstance(text, str) else text
     except UnicodeEncodeError:
         raise UserError(f"{what} {text!r}, which is no text.") from None
     except ValueError as error:
         raise UserError(f"{what} {text!r}: {error}") from None
-    if not isinstance(tokens, list) or any(isinstance(token, bool) or not isinstance(token, int) for token in tokens):
+    if not isinstance(ids, list) or any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
         raise UserError(f"{what} that is neither a string nor a list of token ids: {text!r}.")
-    if not tokens:
+    if not ids:
         raise UserError(f"{what} that is empty.")
-    for token in tokens:
+    for token in ids:
         if not END <= token < vocabulary:
             padding = " (it is PAD, which is not written)" if token == PAD else ""
             raise UserError(f"{what} with the token {token}{padding}; tokens are {END} (END) to {vocabulary - 1}.")
-    return tokens
-
-
-def _bytes(text: str) -> list[int]:
-    return [NUM_SPECIAL + byte for byte in text.encode()]
+    return ids
