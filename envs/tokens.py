@@ -132,7 +132,11 @@ class RockPaperScissors:
 
 
 THROWS = ("r", "p", "s")  # each is better than the one before it, and the first than the last
-MARGINS = (0.4, 0.2, 0.1)  # above 1/2: of the throw that the prompt names over the one before it, of the next, of the last
+MARGINS = (
+    0.4,
+    0.2,
+    0.1,
+)  # above 1/2: of the throw that the prompt names over the one before it, of the next, of the last
 
 
 def _throw(tokens: Int[Array, " T"]) -> Int[Array, " T"]:

@@ -69,7 +69,7 @@ def groups(env: Env, num_prompts: int, group_size: int) -> Source:
 def compared(
     env: Env, num_prompts: int, group_size: int, writers: Sequence[Callable], noise=1.0, drawn: bool = False
 ) -> Source:
-    """Fresh `Compared` [num_prompts, len(writers) group_size]: of each prompt the completions of the first writer, then of the next.
+    """Fresh `Compared` [num_prompts, len(writers) group_size]: for each prompt those of the first writer, then of the next.
 
     The judge is the environment's `prefer`: (state, tokens [T], other [T]) -> P(the former is better), which no reward need
     explain. It is asked in both orders, and what it says for standing first or second cancels. Without one it is Bradley & Terry's

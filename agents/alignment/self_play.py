@@ -16,8 +16,8 @@ the policy that no other is preferred to, each held to the reference by tau (`rl
     vpo, xpo dpo, less likely what the reference writes. Cen et al., 2024, arXiv:2405.19320; Xie et al., 2024, arXiv:2405.21046,
              whose pairs are one of the policy's and one of the reference's.
 
-Who one was is the policy `period` updates ago, or less; dno and sppo hold on to nothing else, so tau is not theirs. A pair weighs by
-both ways that it may be judged, or is judged by a draw (`drawn`).
+Who one was is the policy `period` updates ago, or less; dno and sppo hold on to nothing else, so tau is not theirs. A pair weighs
+by both ways that it may be judged, or is judged by a draw (`drawn`).
 """
 
 import itertools
@@ -46,7 +46,9 @@ from rljax.updates import descend
 @record
 class Config(writer.GroupConfig):
     tau: float = 0.1  # of the divergence from the reference
-    rate: float = 1.0  # of mirror descent, e^(rate P) a step: nash_mp, inpo (1 / its eta), dno (1 / its eta), sppo (its eta)
+    rate: float = (
+        1.0  # of mirror descent, e^(rate P) a step: nash_mp, inpo (1 / its eta), dno (1 / its eta), sppo (its eta)
+    )
     mixture: float = 0.125  # the reference's share in nash_md's opponent
     optimism: float = 0.01  # alpha of vpo and xpo
     noise: float = 1.0  # of the judge, where the environment has none
