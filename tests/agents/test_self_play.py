@@ -64,7 +64,7 @@ def by_numpy(method, config, log_probs, preference):
     pairs = [(i, j) for i in own for j in (3, 4, 5)] if method == "xpo" else pairs
     one = lambda i, j: -preference[i, j] * np.log(sigmoid(tau * ahead(ratio, i, j)))
     direct = np.mean([one(i, j) + one(j, i) for i, j in pairs])
-    return direct + {"dpo": 0.0, "vpo": tau, "xpo": 1.0}[method] * config.optimism * ratio[3:].mean()
+    return direct if method == "dpo" else direct + {"vpo": tau, "xpo": 1.0}[method] * config.optimism * ratio[3:].mean()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -100,19 +100,15 @@ def test_an_update_reads_the_policy_the_reference_and_who_one_was(method):
         return language_model.taken(logits, tokens.reshape(12, 2)).reshape(2, 6, 2)[:, shown]
 
     laws = [read(params) for params in (state.policy.model.params, scaled(1.8), scaled(1.4))]
-    there = np.asarray(tokens > 0)[:, shown]
+    there = (tokens > 0)[:, shown]
     each = [METHODS[method].loss(config, Seen(*(x[q] for x in laws), there[q], batch.preference[q])) for q in (0, 1)]
     assert float(metrics["loss/policy"]) == pytest.approx(float(np.mean(each)), rel=1e-4)
     away = (laws[0] - laws[1])[:, :3].sum(axis=-1).mean()
     assert float(metrics["policy/away"]) == pytest.approx(float(away), rel=1e-4) and abs(away) > 1e-3
     assert float(metrics["preference/won"]) == pytest.approx(preference[:, :3, 3:].mean(), rel=1e-5)
     jax.tree.map(np.testing.assert_array_equal, after.anchors, anchors)
-    assert (
-        after.count == 2
-        and (
-            after.policy.model.params["params"]["Embed_0"]["embedding"] != scaled(1.0)["params"]["Embed_0"]["embedding"]
-        ).any()
-    )
+    embedding = lambda params: np.asarray(params["params"]["Embed_0"]["embedding"])
+    assert after.count == 2 and (embedding(after.policy.model.params) != embedding(scaled(1.0))).any()
 
 
 def test_who_one_was():
@@ -163,7 +159,8 @@ def test_who_writes(method):
 
 @pytest.mark.parametrize("method", ["nash_mp", "inpo"])
 def test_the_last_policy_is_beside_the_regularised_equilibrium(method):
-    """Of one throw, for each prompt, though the game goes round in circles; where they begin is 0.3 away."""
+    """Of one throw, for each prompt, though the game goes round in circles: within 0.08 in total variation, and they begin more
+    than thrice as far."""
     env, tau = envs.make("tokens/rock_paper_scissors-1"), 0.1
     config = Config(
         width=16, num_layers=1, num_heads=2, method=method, tau=tau, rate=2.0, learning_rate=3e-3, num_prompts=32
@@ -182,7 +179,7 @@ def test_the_last_policy_is_beside_the_regularised_equilibrium(method):
     solve = lambda state, law: games.equilibrium(games.Game(env.payoff(state), law, tau))
     nash = jax.jit(jax.vmap(solve))(jnp.arange(3), first)
     far = lambda law: 0.5 * np.abs(np.asarray(law - nash)).sum(axis=1)
-    assert far(first).min() > 0.3 and far(last).max() < 0.08
+    assert far(first).min() > 3 * 0.08 and far(last).max() < 0.08
 
 
 @pytest.mark.parametrize(

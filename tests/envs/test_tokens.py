@@ -88,7 +88,8 @@ def test_what_counts_of_a_completion():
 
 
 def test_throws_are_compared_round_by_round_and_go_in_circles():
-    """Paper is better than rock by 0.2 where the prompt says rock, who is better than scissors by 0.4; and so on round the circle."""
+    """Where the prompt says rock, it is 0.4 better than scissors, paper 0.2 than rock, scissors 0.1 than paper; the next prompt
+    turns this by one."""
     env = envs.make("tokens/rock_paper_scissors-2")
     check_env(env)
     asked = lambda state, one, other: float(

@@ -7,7 +7,7 @@ import pytest
 
 from rljax.errors import UserError
 from rljax.networks import language_model
-from rljax.networks.language_model import LanguageModel
+from rljax.networks.language_model import LanguageModel, Mixture
 from rljax.tokens import END, PAD, mask
 
 MODEL = LanguageModel(7, width=16, num_layers=2, num_heads=4, num_kv_heads=2, hidden=24)
@@ -172,3 +172,20 @@ def test_entropy(params, prompt):
 def test_sizes_that_do_not_go_together(sizes, sentence):
     with pytest.raises(UserError, match=sentence):
         language_model.check(LanguageModel(7, **sizes))
+
+
+def test_a_mixture_of_two_policies_is_drawn_as_it_is_scored(params, prompt):
+    """Each token by the geometric mean of both, normalised; with the share 0 it is the first, with 1 the other."""
+    other = jax.tree.map(lambda x: 3.0 * x, params)
+    mixed = Mixture(MODEL, 0.3)
+    drawn = jax.jit(lambda: language_model.complete(mixed, (params, other), prompt, 4, jax.random.key(0), 0.7))()
+    laws = [language_model.completion_logits(MODEL, x, prompt, drawn.tokens) / 0.7 for x in (params, other)]
+    weights = np.exp(0.7 * np.float64(jax.nn.log_softmax(laws[0])) + 0.3 * np.float64(jax.nn.log_softmax(laws[1])))
+    told = np.log(weights / weights.sum(axis=-1, keepdims=True))
+    chosen = np.take_along_axis(told, np.asarray(drawn.tokens)[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(drawn.log_prob, np.where(mask(drawn.tokens), chosen, 0.0), atol=1e-5)
+    for share, alone in ((0.0, params), (1.0, other)):
+        found = language_model.completion_logits(Mixture(MODEL, share), (params, other), prompt, drawn.tokens)
+        np.testing.assert_allclose(
+            found, language_model.completion_logits(MODEL, alone, prompt, drawn.tokens), atol=1e-5
+        )
