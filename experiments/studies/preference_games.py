@@ -27,7 +27,7 @@ from rljax import envs, train
 from rljax.agents.alignment import self_play
 from rljax.envs.tokens import THROWS, RockPaperScissors
 from rljax.errors import UserError
-from rljax.evaluate import interquartile_mean
+from rljax.evaluate import bootstrap
 from rljax.experiments import cli
 from rljax.names import nearest
 from rljax.tabular import games
@@ -128,11 +128,9 @@ def write(found: dict[str, dict[str, Float[Array, "N C"]]], updates: int, folder
     at = np.linspace(0, updates, POINTS + 1)
     for panel, what in zip(axes, ("gap", "exploitability")):
         for name, course in found.items():
-            over = [interquartile_mean(column) for column in course[what].T]
-            (line,) = panel.plot(at, [x["iqm"] for x in over], label=name)
-            if len(course[what]) > 1:
-                low, high = np.transpose([x["ci95"] for x in over])
-                panel.fill_between(at, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+            middle, low, high = bootstrap(course[what], repetitions=500)
+            (line,) = panel.plot(at, middle, label=name)
+            panel.fill_between(at, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         panel.set(xlabel="updates", ylabel=what, yscale="log")
     axes[0].legend(fontsize="small")
     figure.tight_layout()
