@@ -49,6 +49,7 @@ def main(argv):
         if name not in LEARNERS:
             raise UserError(f"There is no learner {name!r}; {nearest(name, LEARNERS)}")
     env, tau = envs.make(f"tokens/rock_paper_scissors-{FLAGS.rounds}"), jnp.float32(FLAGS.tau)
+    print(f"exploitability of the equilibrium: {at_equilibrium(env, tau):.4f}")
     found = {}
     for name in FLAGS.learners:
         found[name] = courses(env, name, tau, FLAGS.updates, FLAGS.num_seeds)
@@ -94,6 +95,15 @@ def distances(env: RockPaperScissors, tau, laws: Float[Array, "C S Y"]) -> dict[
 
     found = jax.vmap(jax.vmap(of), (None, None, 0))(payoffs(env), laws[0], laws)
     return jax.tree.map(lambda x: x.mean(axis=1), found)
+
+
+def at_equilibrium(env: RockPaperScissors, tau) -> Float[Array, ""]:
+    """The exploitability of the regularised equilibrium, of a reference to which all tokens are alike; all prompts' is one."""
+    tokens = (every(env.rounds) != PAD).sum(axis=1)
+    reference = jnp.asarray((1.0 + len(THROWS)) ** -tokens)
+    payoff = payoffs(env)[0]
+    policy = jax.jit(games.equilibrium)(games.Game(payoff, reference, tau))
+    return (payoff @ policy).max() - 0.5
 
 
 def payoffs(env: RockPaperScissors) -> Float[Array, "S Y Y"]:

@@ -179,13 +179,13 @@ def test_a_mixture_of_two_policies_is_drawn_as_it_is_scored(params, prompt):
     other = jax.tree.map(lambda x: 3.0 * x, params)
     mixed = Mixture(MODEL, 0.3)
     drawn = jax.jit(lambda: language_model.complete(mixed, (params, other), prompt, 4, jax.random.key(0), 0.7))()
-    laws = [language_model.completion_logits(MODEL, x, prompt, drawn.tokens) / 0.7 for x in (params, other)]
-    weights = np.exp(0.7 * np.float64(jax.nn.log_softmax(laws[0])) + 0.3 * np.float64(jax.nn.log_softmax(laws[1])))
-    told = np.log(weights / weights.sum(axis=-1, keepdims=True))
-    chosen = np.take_along_axis(told, np.asarray(drawn.tokens)[..., None], axis=-1)[..., 0]
-    np.testing.assert_allclose(drawn.log_prob, np.where(mask(drawn.tokens), chosen, 0.0), atol=1e-5)
-    for share, alone in ((0.0, params), (1.0, other)):
-        found = language_model.completion_logits(Mixture(MODEL, share), (params, other), prompt, drawn.tokens)
-        np.testing.assert_allclose(
-            found, language_model.completion_logits(MODEL, alone, prompt, drawn.tokens), atol=1e-5
-        )
+    read = jax.jit(language_model.completion_logits, static_argnums=0)
+    laws = [read(MODEL, x, prompt, drawn.tokens) for x in (params, other)]
+    one, two = (np.float64(jax.nn.log_softmax(x / 0.7)) for x in laws)
+    weights = np.exp(0.7 * one + 0.3 * two)
+    chances = weights / weights.sum(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(chances, np.asarray(drawn.tokens)[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(np.exp(drawn.log_prob), np.where(mask(drawn.tokens), chosen, 1.0), atol=1e-5)
+    for share, alone in zip((0.0, 1.0), laws):
+        found = read(Mixture(MODEL, share), (params, other), prompt, drawn.tokens)
+        np.testing.assert_allclose(found, alone, atol=1e-5)
