@@ -1,4 +1,5 @@
-"""Questions in tokens with one right answer: `tokens/sort-8`. A whole completion is one action, and its episode ends with it.
+"""Questions in tokens with one right answer: `tokens/sort-8`; and a game without one. A whole completion is one action, and its
+episode ends with it.
 
     copy-N, reverse-N, sort-N    N digits, to be said as they are, backwards, in order
     add-N                        the sum of two numbers of N digits, in N + 1 digits
@@ -6,6 +7,8 @@
 
 The answer ends with END. Reward 1 for the right answer and 0 for any other; with `dense=true` the share of the answer's tokens that
 stand before the first mistake. `slack=4` allows so many tokens more than the answer has.
+
+    rock_paper_scissors-N        N throws, judged against another's: what is better goes round in circles (`RockPaperScissors`)
 
 As text a prompt is `42=`, its answer in order `24.`; where numbers may have two digits there are blanks: `3 20 =` and `0 .`.
 """
@@ -16,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from rljax.errors import UserError
 from rljax.names import nearest
@@ -71,22 +74,93 @@ class Verified:
         )
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text. Raises UserError where it has a sign that is none of the task's."""
-        known = {sign: i + NUM_SPECIAL for i, sign in enumerate(self.task.signs)} | {".": END}
-        signs = text.split() if self._blank else text
-        for sign in signs:
-            if sign not in known:
-                raise UserError(f"{sign!r} is no sign of this task; {nearest(sign, known)}")
-        return [known[sign] for sign in signs]
+        return encode(self.task.signs, text)
 
     def decode(self, tokens: Array) -> str:
-        """Tokens as a text, for reading; END is a full stop."""
-        own = lambda token: self.task.signs[token - NUM_SPECIAL]
-        return self._blank.join("." if x == END else own(x) for x in map(int, tokens) if x != PAD)
+        return decode(self.task.signs, tokens)
+
+
+@record
+class RockPaperScissors:
+    """`rounds` throws, compared round by round with those of another: each throw of three is better than the one before it in
+    the circle, by margins that differ and that the prompt turns: it names the throw that wins by the most. Whoever ends early
+    loses the rounds that are left.
+
+    `prefer` is the mean over rounds of P(throw better), and no reward explains it. The reward is what the throws are worth against
+    random ones, so who learns from it alone comes to one throw that another beats. The equilibrium is that of each round by itself:
+    a throw in proportion to the margin between the other two. The state is the throw that the prompt names.
+    """
+
+    rounds: int = static()
 
     @property
-    def _blank(self) -> str:
-        return " " if any(len(sign) > 1 for sign in self.task.signs) else ""
+    def spec(self) -> EnvSpec:
+        return EnvSpec((1,), Tokens(NUM_SPECIAL + len(THROWS), self.rounds), episode_length=1)
+
+    def reset(self, key: Key) -> tuple[Int[Array, ""], Int[Array, " 1"]]:
+        first = jax.random.randint(key, (), 0, len(THROWS))
+        return first, first[None] + NUM_SPECIAL
+
+    def step(self, state: Int[Array, ""], action: Int[Array, " T"], key: Key) -> tuple[Int[Array, ""], TimeStep]:
+        del key
+        return state, TimeStep(
+            observation=jnp.zeros(1, jnp.int32),
+            reward=self.payoff(state)[_throw(action), :-1].mean(),
+            terminated=jnp.bool_(True),
+            truncated=jnp.bool_(False),
+        )
+
+    def prefer(self, state: Int[Array, ""], tokens: Int[Array, " T"], other: Int[Array, " T"]) -> Float[Array, ""]:
+        """P(tokens are better than other)."""
+        return self.payoff(state)[_throw(tokens), _throw(other)].mean()
+
+    def payoff(self, state: Int[Array, ""]) -> Float[Array, "4 4"]:
+        """P(the row's throw is better than the column's) in a round; the last is that there was none."""
+        ahead = jnp.diag(jnp.roll(jnp.array(MARGINS), state))[:, jnp.array([1, 2, 0])]  # of each, over the one before
+        return jnp.full((4, 4), 0.5).at[:3, :3].add(ahead - ahead.T).at[:3, 3].set(1.0).at[3, :3].set(0.0)
+
+    def equilibrium(self, state: Int[Array, ""]) -> Float[Array, " 3"]:
+        """How likely each throw is where no other does better, in every round."""
+        margins = jnp.roll(jnp.array(MARGINS), state + 1)
+        return margins / margins.sum()
+
+    def encode(self, text: str) -> list[int]:
+        return encode(THROWS, text)
+
+    def decode(self, tokens: Array) -> str:
+        return decode(THROWS, tokens)
+
+
+THROWS = ("r", "p", "s")  # each is better than the one before it, and the first than the last
+MARGINS = (
+    0.4,
+    0.2,
+    0.1,
+)  # above 1/2: of the throw that the prompt names over the one before it, of the next, of the last
+
+
+def _throw(tokens: Int[Array, " T"]) -> Int[Array, " T"]:
+    return jnp.where(mask(tokens) & (tokens >= NUM_SPECIAL), tokens - NUM_SPECIAL, len(THROWS))
+
+
+def encode(signs: tuple[str, ...], text: str) -> list[int]:
+    """The tokens of a text. Raises UserError where it has a sign that is none of the task's."""
+    known = {sign: i + NUM_SPECIAL for i, sign in enumerate(signs)} | {".": END}
+    written = text.split() if _blank(signs) else text
+    for sign in written:
+        if sign not in known:
+            raise UserError(f"{sign!r} is no sign of this task; {nearest(sign, known)}")
+    return [known[sign] for sign in written]
+
+
+def decode(signs: tuple[str, ...], tokens: Array) -> str:
+    """Tokens as a text, for reading; END is a full stop."""
+    own = lambda token: signs[token - NUM_SPECIAL]
+    return _blank(signs).join("." if x == END else own(x) for x in map(int, tokens) if x != PAD)
+
+
+def _blank(signs: tuple[str, ...]) -> str:
+    return " " if any(len(sign) > 1 for sign in signs) else ""
 
 
 def rearrange(order: Callable[[Array], Array], size: int) -> Task:
@@ -128,22 +202,26 @@ TASKS: dict[str, tuple[Callable[[int], Task], tuple[int, ...]]] = {
 }
 
 
+GAME, ROUNDS = "rock_paper_scissors", (1, 2, 3, 4, 8)
+
+
 def names() -> list[str]:
-    return [f"{task}-{size}" for task, (_, sizes) in TASKS.items() for size in sizes]
+    sizes = {task: sizes for task, (_, sizes) in TASKS.items()} | {GAME: ROUNDS}
+    return [f"{task}-{size}" for task in sizes for size in sizes[task]]
 
 
 def options(name: str) -> dict[str, Any]:
-    return {"dense": False, "slack": 0}
+    return {} if name.startswith(GAME) else {"dense": False, "slack": 0}
 
 
-def make(name: str, dense: bool = False, slack: int = 0) -> Verified:
+def make(name: str, dense: bool = False, slack: int = 0) -> Verified | RockPaperScissors:
     """Raises UserError where `slack` is below 0."""
     if slack < 0:
         raise UserError(f"slack={slack} must be 0 or more tokens.")
-    return Verified(_task(name), dense, slack)
+    task, size = name.split("-")
+    return RockPaperScissors(int(size)) if task == GAME else Verified(_task(task, int(size)), dense, slack)
 
 
 @functools.cache  # equal names are equal programs
-def _task(name: str) -> Task:
-    task, size = name.split("-")
-    return TASKS[task][0](int(size))
+def _task(task: str, size: int) -> Task:
+    return TASKS[task][0](size)

@@ -76,6 +76,7 @@ AGENTS = {
     "sft": "rljax.agents.alignment.sft",
     "dpo": "rljax.agents.alignment.dpo",
     "kto": "rljax.agents.alignment.kto",
+    "self_play": "rljax.agents.alignment.self_play",
     "grpo": "rljax.agents.alignment.grpo",
     "rloo": "rljax.agents.alignment.rloo",
     "dr_grpo": "rljax.agents.alignment.dr_grpo",

@@ -3,6 +3,8 @@
 Q counts prompts, K completions of each, P and T tokens of prompts and completions.
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -12,7 +14,7 @@ from rljax.metrics import average
 from rljax.parallel import spread
 from rljax.record import record
 from rljax.tokens import mask
-from rljax.types import Env, EnvSpec, Source, Tokens, initial_memory
+from rljax.types import Env, EnvSpec, Metrics, Source, Tokens, initial_memory
 
 
 @record
@@ -29,6 +31,13 @@ class Completions:
         return jnp.repeat(self.prompt, self.tokens.shape[1], axis=0), self.tokens.reshape(-1, self.tokens.shape[-1])
 
 
+@record
+class Compared(Completions):
+    """Groups, and what a judge thinks of each pair."""
+
+    preference: Float[Array, "Q K K"]  # P(the row's completion is better than the column's); 1/2 with itself
+
+
 def groups(env: Env, num_prompts: int, group_size: int) -> Source:
     """Fresh `Completions` [num_prompts, group_size] of the present policy; a completion is a step of the environment.
 
@@ -42,22 +51,86 @@ def groups(env: Env, num_prompts: int, group_size: int) -> Source:
     def next_batch(state, agent, agent_state, key):
         reset_key, act_key, step_key = jax.random.split(key, 3)
         begun = jax.vmap(env.reset)(jax.random.split(reset_key, num_prompts))
-        env_state, prompt = spread(jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), begun))
-        size = num_prompts * group_size
-        tokens, _, extras = agent.act(agent_state, prompt, initial_memory(agent, size), act_key, True)
-        if "log_prob" not in extras:
-            raise UserError(
-                "Who learns from groups must tell the `log_prob` [B, T] of what it wrote, among the extras of `act`."
-            )
-        _, following = jax.vmap(env.step)(env_state, tokens, jax.random.split(step_key, size))
-        grouped = lambda x: x.reshape(num_prompts, group_size, *x.shape[1:])
-        batch = Completions(begun[1], grouped(tokens), grouped(extras["log_prob"]), grouped(following.reward))
-        done = jnp.ones(size, bool)
-        lengths = mask(tokens).sum(axis=-1)
-        finished = {"episode/return": average(following.reward, done), "completion/length": average(lengths, done)}
-        return state, batch, finished
+
+        def write(prompt, key):
+            tokens, _, extras = agent.act(agent_state, prompt, initial_memory(agent, len(prompt)), key, True)
+            if "log_prob" not in extras:
+                raise UserError(
+                    "Who learns from groups must tell the `log_prob` [B, T] of what it wrote, among the extras of `act`."
+                )
+            return tokens, extras["log_prob"]
+
+        batch = _answered(env, begun, group_size, write, act_key, step_key)
+        return state, batch, _finished(batch)
 
     return Source(lambda agent, key: (), next_batch, env_steps=num_prompts * group_size)
+
+
+def compared(
+    env: Env, num_prompts: int, group_size: int, writers: Sequence[Callable], noise=1.0, drawn: bool = False
+) -> Source:
+    """Fresh `Compared` [num_prompts, len(writers) group_size]: for each prompt those of the first writer, then of the next.
+
+    The judge is the environment's `prefer`: (state, tokens [T], other [T]) -> P(the former is better), which no reward need
+    explain. It is asked in both orders, and what it says for standing first or second cancels. Without one it is Bradley & Terry's
+    of the rewards, sigmoid(what was paid more / noise). Episodes told of are those of the first writer.
+
+    Args:
+      writers: (agent_state, prompt [B, P], key) -> tokens [B, T] and their log_prob [B, T].
+      noise: 0 is a judge without doubts.
+      drawn: a judgement is one draw, 0 or 1, in the place of its probability.
+    Raises:
+      UserError: actions of the environment are no completions, or `prefer` does not tell one number for a pair.
+    """
+    check(env.spec)
+
+    def next_batch(state, agent, agent_state, key):
+        reset_key, judge_key, *keys = jax.random.split(key, 2 + 2 * len(writers))
+        begun = jax.vmap(env.reset)(jax.random.split(reset_key, num_prompts))
+        answers = []
+        for i, write in enumerate(writers):
+            written = lambda prompt, key, write=write: write(agent_state, prompt, key)
+            answers.append(_answered(env, begun, group_size, written, *keys[2 * i : 2 * i + 2]))
+        joined = lambda name: jnp.concatenate([getattr(x, name) for x in answers], axis=1)
+        tokens, reward = joined("tokens"), joined("reward")
+        judged = jax.vmap(lambda *group: _preferences(env, *group, noise))(begun[0], tokens, reward)
+        if drawn:
+            judged = jax.vmap(_antisymmetric)(jax.random.bernoulli(judge_key, judged).astype(jnp.float32))
+        return state, Compared(begun[1], tokens, joined("log_prob"), reward, judged), _finished(answers[0])
+
+    return Source(lambda agent, key: (), next_batch, env_steps=num_prompts * group_size * len(writers))
+
+
+def _answered(env, begun, group_size, write, act_key, step_key) -> Completions:
+    """What `write` (prompt [B, P], key) -> tokens, log_prob [B, T] answers to prompts that have begun."""
+    env_state, prompt = spread(jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), begun))
+    tokens, log_prob = write(prompt, act_key)
+    _, following = jax.vmap(env.step)(env_state, tokens, jax.random.split(step_key, len(prompt)))
+    grouped = lambda x: x.reshape(-1, group_size, *x.shape[1:])
+    return Completions(begun[1], grouped(tokens), grouped(log_prob), grouped(following.reward))
+
+
+def _finished(batch: Completions) -> Metrics:
+    done = jnp.ones(batch.reward.size, bool)
+    lengths = mask(batch.tokens).sum(axis=-1).reshape(-1)
+    return {"episode/return": average(batch.reward.reshape(-1), done), "completion/length": average(lengths, done)}
+
+
+def _preferences(env, state, tokens, reward, noise) -> Float[Array, "K K"]:
+    if not hasattr(env, "prefer"):
+        return jax.nn.sigmoid((reward[:, None] - reward) / jnp.maximum(noise, 1e-6))
+    each = jax.vmap(jax.vmap(lambda one, other: env.prefer(state, one, other), (None, 0)), (0, None))
+    found = each(tokens, tokens)
+    if found.shape != 2 * tokens.shape[:1]:
+        raise UserError(
+            f"`prefer` of {type(env).__name__} must tell one probability for a pair, not an array {found.shape[2:]}."
+        )
+    return 0.5 * (found + 1.0 - found.T)
+
+
+def _antisymmetric(drawn: Float[Array, "K K"]) -> Float[Array, "K K"]:
+    """Each pair as it stands above the diagonal."""
+    return jnp.triu(drawn, 1) + jnp.tril(1.0 - drawn.T, -1) + 0.5 * jnp.eye(len(drawn))
 
 
 def examples(env: Env, num_prompts: int) -> Source:

@@ -52,7 +52,8 @@ class Tokens:
     padded before its first token. A completion has its END within `length`, unless it was cut off, and PAD after it.
 
     An environment of them may have `example(key) -> (prompt [P], right completion [T])`, which `sft` copies, and for texts
-    `encode(text) -> token ids` and `decode(tokens) -> text`.
+    `encode(text) -> token ids` and `decode(tokens) -> text`. One that judges pairs has `prefer(state, tokens [T], other [T]) ->
+    P(the former is better)`, which `self_play` learns from.
 
     Agents that pick one of some actions, or a point in a box, ask for `num_actions` or `size` and are refused.
     """

@@ -1,5 +1,7 @@
 """Groups of completions: who is asked what, and what comes with the answers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from rljax.agents.online import ppo
 from rljax.check import check_agent
 from rljax.errors import UserError
 from rljax.networks import language_model
-from rljax.types import EnvSpec, Tokens
+from rljax.types import EnvSpec, TimeStep, Tokens
 
 ENV = envs.make("tokens/copy-2")
 
@@ -123,3 +125,53 @@ def test_supervised_loss_by_hand_and_it_learns():
     np.testing.assert_array_equal(agent.log_prob(after, batch.prompt, greedy, False), np.zeros(32))
     jax.tree.map(np.testing.assert_array_equal, after.reference, after.model.params)
     assert language_model.entropy(jnp.zeros(4)) == pytest.approx(np.log(4.0))
+
+
+def said(*tokens):
+    """A writer that always says the same."""
+    line = jnp.array(tokens, jnp.int32)
+    return lambda state, prompt, key: (jnp.tile(line, (len(prompt), 1)), jnp.full((len(prompt), len(tokens)), -1.0))
+
+
+@pytest.mark.parametrize("noise, ahead", [(0.5, 1.0 / (1.0 + np.exp(-2.0))), (0.0, 1.0)])
+def test_where_there_is_no_judge_what_is_paid_more_is_better(noise, ahead):
+    @dataclasses.dataclass
+    class Counts:  # of how many tokens are 5
+        spec = EnvSpec((1,), Tokens(9, 2), episode_length=1)
+        reset = staticmethod(lambda key: (jnp.int32(0), jnp.array([3])))
+
+        def step(self, state, action, key):
+            end = jnp.bool_(True)
+            return state, TimeStep(jnp.array([3]), (action == 5).sum().astype(jnp.float32), end, ~end)
+
+    source = completions.compared(Counts(), 3, 2, [said(5, 4), said(4, 4)], noise)
+    _, batch, metrics = source.next((), None, None, jax.random.key(0))
+    assert source.env_steps == 12 and batch.tokens.shape == (3, 4, 2) and (batch.log_prob == -1.0).all()
+    np.testing.assert_array_equal(batch.reward, np.tile([1.0, 1.0, 0.0, 0.0], (3, 1)))
+    expected = np.array([[0.5, 0.5, ahead, ahead]] * 2 + [[1 - ahead, 1 - ahead, 0.5, 0.5]] * 2)
+    np.testing.assert_allclose(batch.preference, np.tile(expected, (3, 1, 1)), atol=1e-6)
+    assert metrics["episode/return"].total == 6.0 and metrics["episode/return"].count == 6
+
+
+def test_a_judge_is_asked_in_both_orders_and_may_draw():
+    """This one likes what stands first by 0.1, which cancels; of draws the mean is what it thinks, and each pair is one draw."""
+    env = envs.make("tokens/rock_paper_scissors-1")
+    biased = type("Biased", (), {"prefer": lambda self, *pair: env.prefer(*pair) + 0.1, "spec": env.spec})()
+    biased.reset, biased.step = env.reset, env.step
+    asked = lambda drawn: jax.jit(
+        lambda: completions.compared(biased, 2000, 1, [said(2), said(3), said(1)], drawn=drawn).next(
+            (), None, None, jax.random.key(0)
+        )[1]
+    )()
+    batch, draws = asked(False), np.asarray(asked(True).preference)
+    expected = np.stack([env.payoff(state)[np.array([0, 1, 3])][:, np.array([0, 1, 3])] for state in range(3)])
+    np.testing.assert_allclose(batch.preference, expected[batch.prompt[:, 0] - 2], atol=1e-6)
+    np.testing.assert_array_equal(draws + draws.transpose(0, 2, 1), np.ones(draws.shape))
+    assert set(np.unique(draws[:, ~np.eye(3, dtype=bool)])) == {0.0, 1.0}
+    np.testing.assert_allclose(draws.mean(axis=0), batch.preference.mean(axis=0), atol=5 * 0.5 / np.sqrt(2000))
+
+    biased.prefer = lambda state, one, other: jnp.zeros(2)
+    with pytest.raises(
+        UserError, match=r"`prefer` of Biased must tell one probability for a pair, not an array \(2,\)"
+    ):
+        asked(False)

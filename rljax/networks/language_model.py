@@ -132,6 +132,25 @@ class LanguageModel(nn.Module):
         return (nn.RMSNorm if self.norm == "rms" else nn.LayerNorm)(self.norm_eps, dtype=self.dtype, name=name)
 
 
+class Mixture(NamedTuple):
+    """In the place of a model, of two policies by parameters (first, second): each token is drawn in proportion to
+    first^(1 - share) second^share. Of whole completions that is the geometric mixture where they have one token; where they have
+    more, each token's is normalised by itself."""
+
+    network: LanguageModel
+    share: Float[Array, ""] | float
+
+    @property
+    def num_drawn(self) -> int:
+        return self.network.num_drawn
+
+    def apply(self, params: tuple[Params, Params], tokens, visible, cache=None, start=0):
+        first, second = cache or (None, None)
+        one, first = self.network.apply(params[0], tokens, visible, first, start)
+        other, second = self.network.apply(params[1], tokens, visible, second, start)
+        return (1.0 - self.share) * one + self.share * other, (first, second)
+
+
 def check(model: LanguageModel, longest: int = 0) -> None:
     """Raises UserError for sizes that do not go together, and where it cannot read `longest` tokens, prompt and completion."""
     for name in ("vocabulary", "width", "num_layers", "num_heads"):

@@ -85,3 +85,38 @@ def test_equal_names_are_equal_programs():
 def test_what_counts_of_a_completion():
     tokens = jnp.array([[5, END, PAD], [5, 6, 7]])
     np.testing.assert_array_equal(mask(tokens), [[True, True, False], [True, True, True]])
+
+
+def test_throws_are_compared_round_by_round_and_go_in_circles():
+    """Where the prompt says rock, it is 0.4 better than scissors, paper 0.2 than rock, scissors 0.1 than paper; the next prompt
+    turns this by one."""
+    env = envs.make("tokens/rock_paper_scissors-2")
+    check_env(env)
+    asked = lambda state, one, other: float(
+        env.prefer(state, *(jnp.array((env.encode(x) + [PAD])[:2]) for x in (one, other)))
+    )
+    assert asked(0, "rr", "ss") == pytest.approx(0.9) and asked(0, "pp", "rr") == pytest.approx(0.7)
+    assert asked(0, "ss", "pp") == pytest.approx(0.6) and asked(1, "pp", "rr") == pytest.approx(0.9)
+    assert asked(2, "rp", "sp") == pytest.approx(
+        0.6
+    )  # 0.7 and 0.5: there it is scissors that win by 0.4, and rocks by 0.2
+    assert asked(0, "r.", "s.") == pytest.approx(0.7) and asked(0, ".", "ss") == 0.0 and asked(0, ".", ".") == 0.5
+    for state in range(3):
+        payoff = np.asarray(env.payoff(state))
+        np.testing.assert_allclose(payoff + payoff.T, 1.0, atol=1e-6)
+        nash = env.equilibrium(state)
+        np.testing.assert_allclose(payoff[:3, :3] @ nash, 0.5, atol=1e-6)  # no throw is better, all are as good
+        assert nash.sum() == pytest.approx(1.0) and len(np.unique(np.round(nash, 3))) == 3
+
+
+def test_throws_are_paid_against_random_ones():
+    env = envs.make("tokens/rock_paper_scissors-2")
+    paid = lambda text: float(
+        env.step(jnp.int32(0), jnp.array((env.encode(text) + [PAD])[:2]), jax.random.key(0))[1].reward
+    )
+    assert paid("rr") == pytest.approx((0.5 + 0.3 + 0.9) / 3) and paid("rp") == pytest.approx(((1.7 + 1.6) / 3) / 2)
+    assert paid("r.") == pytest.approx(1.7 / 6) and env.decode(env.reset(jax.random.key(0))[1]) in "rps"
+    states, prompts = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 50))
+    np.testing.assert_array_equal(prompts[:, 0], states + NUM_SPECIAL)
+    with pytest.raises(UserError, match="Unknown option 'slack'"):
+        envs.make("tokens/rock_paper_scissors-2?slack=1")

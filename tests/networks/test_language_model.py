@@ -7,7 +7,7 @@ import pytest
 
 from rljax.errors import UserError
 from rljax.networks import language_model
-from rljax.networks.language_model import LanguageModel
+from rljax.networks.language_model import LanguageModel, Mixture
 from rljax.tokens import END, PAD, mask
 
 MODEL = LanguageModel(7, width=16, num_layers=2, num_heads=4, num_kv_heads=2, hidden=24)
@@ -192,3 +192,20 @@ def test_scored_in_chunks_as_at_once(prompt, tied, num_drawn):
 def test_sizes_that_do_not_go_together(sizes, sentence):
     with pytest.raises(UserError, match=sentence):
         language_model.check(LanguageModel(7, **sizes))
+
+
+def test_a_mixture_of_two_policies_is_drawn_as_it_is_scored(params, prompt):
+    """Each token by the geometric mean of both, normalised; with the share 0 it is the first, with 1 the other."""
+    other = jax.tree.map(lambda x: 3.0 * x, params)
+    mixed = Mixture(MODEL, 0.3)
+    drawn = jax.jit(lambda: language_model.complete(mixed, (params, other), prompt, 4, jax.random.key(0), 0.7))()
+    read = jax.jit(language_model.completion_logits, static_argnums=0)
+    laws = [read(MODEL, x, prompt, drawn.tokens) for x in (params, other)]
+    one, two = (np.float64(jax.nn.log_softmax(x / 0.7)) for x in laws)
+    weights = np.exp(0.7 * one + 0.3 * two)
+    chances = weights / weights.sum(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(chances, np.asarray(drawn.tokens)[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(np.exp(drawn.log_prob), np.where(mask(drawn.tokens), chosen, 1.0), atol=1e-5)
+    for share, alone in zip((0.0, 1.0), laws):
+        found = read(Mixture(MODEL, share), (params, other), prompt, drawn.tokens)
+        np.testing.assert_allclose(found, alone, atol=1e-5)
