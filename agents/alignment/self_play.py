@@ -113,8 +113,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         prompt, tokens = shown.flat()
 
         def each(params):
-            logits = language_model.completion_logits(parts.network, params, prompt, tokens)
-            return language_model.taken(logits, tokens, config.temperature).reshape(shown.tokens.shape)
+            return parts.score(params, prompt, tokens).log_prob.reshape(shown.tokens.shape)
 
         reference = each(state.policy.reference)
         last = each(anchors[0]) if anchors else jnp.zeros_like(reference)
