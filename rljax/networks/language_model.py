@@ -229,9 +229,9 @@ def completion_score(
     return jnp.take_along_axis(_read(model, params, prompt, completion)[..., 0], last, axis=1)[:, 0]
 
 
-def _read(model, params, prompt, completion, head=True):
+def _read(model, params, prompt, completion, **options):
     tokens = jnp.concatenate([prompt, completion], axis=1)
-    return model.apply(params, tokens, mask(tokens), head=head)[0]
+    return model.apply(params, tokens, mask(tokens), **options)[0]
 
 
 class Scored(NamedTuple):
