@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rljax.errors import UserError
 from rljax.parallel import spread
@@ -18,6 +18,14 @@ def descend(optimiser: optax.GradientTransformation, model: Model, loss: Callabl
     gradient, metrics = jax.grad(loss, has_aux=True)(model.params)
     step, opt_state = optimiser.update(gradient, model.opt_state, model.params)
     return Model(optax.apply_updates(model.params, step), opt_state), metrics
+
+
+def when(due: Bool[Array, ""], function: Callable[[], Any], otherwise: Any = None) -> Any:
+    """`function()` where `due`, elsewhere `otherwise` (zeros by default), at the cost of what is due: a loop of one or no turn, since
+    of a branch vmapped runs would pay for both sides."""
+    if otherwise is None:
+        otherwise = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function))
+    return jax.lax.fori_loop(0, due.astype(jnp.int32), lambda *_: function(), otherwise)
 
 
 def minibatch_epochs(
