@@ -21,7 +21,7 @@ def descend(optimiser: optax.GradientTransformation, model: Model, loss: Callabl
 
 
 def when(due: Bool[Array, ""], function: Callable[[], Any], otherwise: Any = None) -> Any:
-    """`function()` where `due`, elsewhere `otherwise` (zeros by default), at the cost of what is due: a loop of one or no turn, since
+    """`function()` where `due`, elsewhere `otherwise` (zeros by default), at the cost of what is due: a loop of one or no turn, as
     of a branch vmapped runs would pay for both sides."""
     if otherwise is None:
         otherwise = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function))

@@ -1,8 +1,8 @@
 """Conservative offline model-based policy optimisation. Yu et al., 2021, arXiv:2102.08363.
 
-As MOPO (mopo.py), but who learns from data and rollouts is conservative Q-learning (cql.py): critics pay for the soft maximum of Q in the
-states of the mixture and are paid for Q of the data's actions in the data. So values are low where the model leads and the data
-do not, and no measure of the model's uncertainty is needed.
+As MOPO (mopo.py), but who learns from data and rollouts is conservative Q-learning (cql.py): critics pay for the soft maximum of
+Q in the states of the mixture, and are paid for Q of what was done in those of the data. So values are low where the model leads
+and the data do not, and no measure of the model's uncertainty is needed.
 """
 
 import jax

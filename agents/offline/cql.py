@@ -124,8 +124,8 @@ def adjust(multiplier: Model, gap, config: Config) -> tuple[Model, Metrics]:
 
 
 def sampled_values(spec: EnvSpec, config: Any) -> Callable:
-    """(policy params, critic params, steps [B], keys [3]) -> values [E, 3 n, B] of actions at s, and their log densities [3 n, B]: of
-    n actions of the uniform law, n of pi(s) and n of pi(s'), n = `config.num_samples`."""
+    """(policy params, critic params, steps [B], keys [3]) -> values [E, 3 n, B] of actions at s, and their log densities [3 n, B]:
+    n = `config.num_samples` of the uniform law, n of pi(s) and n of pi(s')."""
     policy, critic = sac.networks(spec, config)
     head, num_samples = heads.of(config), config.num_samples
 

@@ -22,7 +22,7 @@ source = mopo.source
 
 @record
 class Config(mopo.Learner):
-    """Defaults: the authors' for D4RL's locomotion (github.com/yihaosun1124/OfflineRL-Kit, run_example/run_mobile.py), where penalties
+    """Defaults: the authors' for D4RL's locomotion (github.com/yihaosun1124/OfflineRL-Kit, run_example/run_mobile.py), where they
     differ by dataset. Their learning rate of the policy falls to 0, and their targets are at least 0."""
 
     penalty: float = 1.5  # beta

@@ -80,8 +80,8 @@ def shares(config: Learner) -> tuple[int, int]:
     rollouts = (config.batch_size - real) // config.horizon
     if not real or not rollouts:
         raise UserError(
-            f"real_share={config.real_share} of a batch of {config.batch_size} and rollouts of {config.horizon} steps leave nothing for "
-            "the data or for the model."
+            f"real_share={config.real_share} of a batch of {config.batch_size} and rollouts of {config.horizon} steps leave "
+            "nothing for the data or for the model."
         )
     return real, rollouts
 

@@ -3,6 +3,11 @@
 SMALL = {"hidden": (64, 64)}
 RATE = {"learning_rate": 1e-3}
 RATES = {"policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+MODEL_RATES = {
+    **RATES,
+    "model_hidden": (64, 64),
+    "model_updates": 5_000.0,
+}  # and a small model, learned in fewer updates
 PENDULUM = {"reward_scale": 0.1}
 MAZE = {"reward_scale": 100.0, "gamma": 0.995}  # one reward of 1 at the end of some hundred steps
 LOCOMOTION = {"hidden": (64, 64), "batch_size": 128}

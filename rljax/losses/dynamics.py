@@ -12,8 +12,8 @@ Scalar = Float[Array, ""]
 
 
 def softly_bounded(
-    x: Float[Array, "*D"], lowest: Float[Array, "*D"], highest: Float[Array, "*D"]
-) -> Float[Array, "*D"]:
+    x: Float[Array, "*B D"], lowest: Float[Array, " D"], highest: Float[Array, " D"]
+) -> Float[Array, "*B D"]:
     """`x` between two bounds that it comes near to but, where they are far apart, never meets; slopes are never 0.
 
     high - softplus(high - x), then low + softplus(. - low): Chua et al., 2018 (arXiv:1805.12114), appendix A.1. The highest value

@@ -107,7 +107,7 @@ class Ensemble(nn.Module):
 def split_and_counts(
     salt: UInt[Array, ""], row: Int[Array, " B"], held_out: Float[Array, ""], num_members: int
 ) -> tuple[Bool[Array, " B"], Float[Array, "E B"]]:
-    """Which rows are held out, and how often each member counts the others (0 for those held out). Of a row it is the same always."""
+    """Which rows are held out, and how often each member counts the others (0 for those held out): of a row always the same."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(salt), row)
     u = jax.vmap(lambda key: jax.random.uniform(key, (num_members + 1,)))(keys)
     out = u[:, 0] < held_out
