@@ -20,12 +20,10 @@ def descend(optimiser: optax.GradientTransformation, model: Model, loss: Callabl
     return Model(optax.apply_updates(model.params, step), opt_state), metrics
 
 
-def when(due: Bool[Array, ""], function: Callable[[], Any], otherwise: Any = None) -> Any:
-    """`function()` where `due`, elsewhere `otherwise` (zeros by default), at the cost of what is due: a loop of one or no turn, as
-    of a branch vmapped runs would pay for both sides."""
-    if otherwise is None:
-        otherwise = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function))
-    return jax.lax.fori_loop(0, due.astype(jnp.int32), lambda *_: function(), otherwise)
+def when(due: Bool[Array, ""], function: Callable[[Any], Any], carry: Any) -> Any:
+    """`function(carry)` where `due`, elsewhere `carry`, at the cost of what is due: a loop of one or no turn, as of a branch vmapped
+    runs would pay for both sides. What `function` makes of anything but `carry` may be computed always."""
+    return jax.lax.fori_loop(0, due.astype(jnp.int32), lambda _, carry: function(carry), carry)
 
 
 def minibatch_epochs(

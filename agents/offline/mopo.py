@@ -157,10 +157,16 @@ def make(
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
         """Metrics of who does not learn just now are 0."""
         learning = state.model.updates < config.model_updates
-        nothing = lambda function: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function)[1])
-        of_model, of_learner = lambda: model.learn(state.model, batch), lambda: learn_by(state, batch, key)
-        new_model, model_metrics = when(learning, of_model, (state.model, nothing(of_model)))
-        new_learner, metrics = when(~learning, of_learner, (state.learner, nothing(of_learner)))
+        of_model = lambda carry: model.learn(carry[0], batch)
+        of_learner = lambda carry: learn_by(state._replace(learner=carry[0]), batch, key)
+
+        def idle(function, before):
+            """What `function` is to be called with, and gives where it is not due."""
+            _, metrics = jax.eval_shape(function, (before, None))
+            return before, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+
+        new_model, model_metrics = when(learning, of_model, idle(of_model, state.model))
+        new_learner, metrics = when(~learning, of_learner, idle(of_learner, state.learner))
         error = new_model.error[model.elites(new_model)].mean()
         return State(new_learner, new_model), metrics | model_metrics | {"model/error": error}
 

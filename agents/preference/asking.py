@@ -19,7 +19,6 @@ from rljax.losses import preference
 from rljax.metrics import Average
 from rljax.record import record
 from rljax.types import Env, Sample, Source
-from rljax.updates import when
 
 
 @record
@@ -106,9 +105,13 @@ def source(env: Env, own: Source, rewards: Callable, config: Any) -> Source:
         asked = jnp.where(due, jnp.minimum(size, config.max_judgements - progress.asked), 0)
         progress = Progress(steps, jnp.where(due, 0, since), progress.asked + asked)
 
-        reward = agent_state.reward.params
-        judged, foretold = when(asked > 0, lambda: query(ring, reward, first, asked, query_key))
-        newness = when(exploring, lambda: newness_of(ring, sample, newness_key))
+        def once(condition, function, *arguments):
+            """`function` of them where `condition` holds, zeros elsewhere, at no cost."""
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *arguments))
+            return jax.lax.fori_loop(0, condition.astype(jnp.int32), lambda *_: function(*arguments), nothing)
+
+        judged, foretold = once(asked > 0, query, ring, agent_state.reward.params, first, asked, query_key)
+        newness = once(exploring, newness_of, ring, sample, newness_key)
         batch = Batch(sample, newness, judged, exploring, asked, first)
         if own.num_batches > 1:  # a query's judgements come with the first of them
             every = lambda x: jnp.broadcast_to(x, (own.num_batches, *x.shape))
