@@ -21,8 +21,8 @@ def descend(optimiser: optax.GradientTransformation, model: Model, loss: Callabl
 
 
 def when(due: Bool[Array, ""], function: Callable[[Any], Any], carry: Any) -> Any:
-    """`function(carry)` where `due`, elsewhere `carry`, at the cost of what is due: a loop of one or no turn, as of a branch vmapped
-    runs would pay for both sides. What `function` makes of anything but `carry` may be computed always."""
+    """`function(carry)` where `due`, elsewhere `carry`, at the cost of what is due: a loop of one or no turn, as of a branch
+    vmapped runs would pay for both sides. What `function` makes of anything but `carry` may be computed always."""
     return jax.lax.fori_loop(0, due.astype(jnp.int32), lambda _, carry: function(carry), carry)
 
 

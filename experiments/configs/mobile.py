@@ -2,4 +2,4 @@
 
 from rljax.experiments.configs import offline
 
-TUNED = offline.family(offline.MODEL_RATES, offline.PENDULUM, offline.MAZE)
+TUNED = offline.family(offline.MODEL, offline.PENDULUM, offline.MAZE)

@@ -45,6 +45,7 @@ class Config:
     model_learning_rate: float = 1e-3
     weight_decay: float = 5e-5  # half of it times the squared weights
     held_out: float = 0.1  # share of the rows
+    beta: float = 0.0  # above 0, errors weigh more where the variance is large (rljax.losses.dynamics)
     num_members: int = static(7)
     num_elites: int = static(5)
     model_hidden: tuple[int, ...] = static((200, 200, 200, 200))
@@ -159,7 +160,9 @@ def make(spec: EnvSpec, config: Config) -> Dynamics:
 
         def loss(params):
             mean, log_variance, logit = network.apply(params, x)
-            each = jax.vmap(jax.vmap(losses.gaussian_loss), (0, 0, None))(mean, log_variance, y)  # [E, B]
+            each = jax.vmap(jax.vmap(losses.gaussian_loss, (0, 0, 0, None)), (0, 0, None, None))(
+                mean, log_variance, y, config.beta
+            )  # [E, B]
             ends = optax.sigmoid_binary_cross_entropy(logit, steps.terminated.astype(jnp.float32))
             fit = ((counts * (each + ends)).sum(axis=1) / jnp.maximum(counts.sum(axis=1), 1.0)).sum()
             bounds = BOUND_WEIGHT * (params["params"]["highest"] - params["params"]["lowest"]).sum()

@@ -21,7 +21,7 @@ SETTINGS = dict(
     temperature_learning_rate=3e-3,
     gamma=0.9,
     target_rate=0.05,
-    model_updates=600.0,
+    model_updates=400.0,
     num_members=3,
     num_elites=2,
     model_hidden=(32,),
@@ -31,6 +31,7 @@ SETTINGS = dict(
     num_updates=4,
 )
 SMALL = mopo.Config(**SETTINGS, real_share=0.25)
+COLD = dict(initial_temperature=0.01, learn_temperature=False)
 SPEC = EnvSpec((3,), Continuous((1,)))
 
 
@@ -73,57 +74,60 @@ def test_first_the_model_learns_then_who_learns_from_it_and_vmapped_runs_are_as_
     """Two runs side by side of which the first changes over after two updates, the second after three."""
     keys, changes = jax.random.split(jax.random.key(0)), jnp.array([2.0, 3.0])
     run_4 = functools.partial(run, updates=4)
-    beside = jax.jit(jax.vmap(run_4, (0, 0, None)))(keys, changes, sample())
+    beside = jax.device_get(jax.jit(jax.vmap(run_4, (0, 0, None)))(keys, changes, sample()))
     alone = jax.jit(run_4)
-    for i, change in enumerate((2, 3)):
-        states = jax.tree.map(lambda x: x[i], beside)
-        jax.tree.map(
-            lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), states, alone(keys[i], changes[i], sample())
-        )
-        after = [jax.tree.map(lambda x: x[j], states) for j in range(4)]
-        for j in range(3):
-            model_stays, learner_stays = (
-                same(after[j].model, after[j + 1].model),
-                same(after[j].learner, after[j + 1].learner),
-            )
-            assert (model_stays, learner_stays) == ((False, True) if j + 1 < change else (True, False))
-        assert after[3].model.updates == change
+    for i in range(2):
+        check_order(at(beside, i), change=2 + i)
+        by_itself = jax.device_get(alone(keys[i], changes[i], sample()))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), at(beside, i), by_itself)
 
 
-def given(config):
-    """What who learns is handed of a batch, by a model of 20 updates, that model, and the metrics; its actions are all 0.3."""
-    spy = Agent(
-        lambda key: jnp.float32(0.0),
-        lambda state, observation, memory, key, explore=True: (jnp.full((len(observation), 1), 0.3), memory, {}),
-        lambda state, batch, key: (state, {"batch": batch}),
-    )
+def at(tree, i):
+    return jax.tree.map(lambda x: x[i], tree)
 
-    @jax.jit
-    def learn(config, batch):
-        agent = mopo.make(SPEC, config, learner=spy)
-        state = agent.init(jax.random.key(0))
-        state = state._replace(model=practised(config, state.model, batch))
-        return state.model, agent.update(state, batch, jax.random.key(1))[1]
 
-    model, metrics = learn(config, sample())
-    return metrics["batch"], model, metrics
+def check_order(states, change):
+    """Of the states after each of four updates, those before `change` moved the model alone, later ones what learns from it."""
+    for j in range(3):
+        before, after = at(states, j), at(states, j + 1)
+        stays = same(before.model, after.model), same(before.learner, after.learner)
+        assert stays == ((False, True) if j + 1 < change else (True, False))
+    assert states.model.updates[-1] == change
+
+
+SPY = Agent(
+    lambda key: jnp.float32(0.0),
+    lambda state, observation, memory, key, explore=True: (jnp.full((len(observation), 1), 0.3), memory, {}),
+    lambda state, batch, key: (state, {"batch": batch}),
+)
 
 
 def practised(config, model, batch):
     return jax.lax.fori_loop(0, 20, lambda _, state: dynamics.make(SPEC, config).learn(state, batch)[0], model)
 
 
+@jax.jit
+def given(config, batch):
+    """What who learns is handed of a batch, by a model of 20 updates, what that foretells of it, and the metrics; actions are all
+    0.3. One program for all float hyperparameters."""
+    agent = mopo.make(SPEC, config, learner=SPY)
+    state = agent.init(jax.random.key(0))
+    state = state._replace(model=practised(config, state.model, batch))
+    metrics = agent.update(state, batch, jax.random.key(1))[1]
+    steps = metrics["batch"].transition
+    return metrics["batch"], dynamics.make(SPEC, config).predict(state.model, steps.observation, steps.action), metrics
+
+
 def test_mixture_of_data_and_of_rollouts_that_begin_in_data():
     """16 steps of the data, then 24 rollouts of two steps; a rollout's end and a time limit are no terminations."""
     config, batch = SMALL.replace(model_updates=0.0, penalty=0.0), sample()
-    mixture, _, metrics = given(config)
-    steps = mixture.transition
+    mixture, _, metrics = jax.device_get(given(config, batch))
+    steps, batch = mixture.transition, jax.device_get(batch)
     assert steps.reward.shape == (64,) and mopo.shares(config) == (16, 24)
     data = jax.tree.map(lambda x: x[:16], batch)
     assert same(jax.tree.map(lambda x: x[:16], steps), data.transition.replace(extras={}))
     assert same((mixture.discount[:16], mixture.weight[:16]), (data.discount, data.weight))
-    first, second = (jax.tree.map(lambda x: np.asarray(x[part]), steps) for part in (slice(16, 40), slice(40, 64)))
-    start = np.asarray(batch.transition.observation[16:40])
+    first, second, start = at(steps, slice(16, 40)), at(steps, slice(40, 64)), batch.transition.observation[16:40]
     np.testing.assert_array_equal(first.observation, start)
     assert 0 < first.terminated.sum() < 24
     ends = first.terminated[:, None]
@@ -137,11 +141,10 @@ def test_mixture_of_data_and_of_rollouts_that_begin_in_data():
 @pytest.mark.parametrize("uncertainty", mopo.UNCERTAINTIES)
 def test_penalty_by_the_models_predictions(uncertainty):
     config = SMALL.replace(model_updates=0.0, uncertainty=uncertainty)
-    free, model, _ = given(config.replace(penalty=0.0))
-    dear, _, metrics = given(config.replace(penalty=2.0))
+    free, found, _ = jax.device_get(given(config.replace(penalty=0.0), sample()))
+    dear, _, metrics = jax.device_get(given(config.replace(penalty=2.0), sample()))
     steps = free.transition
     np.testing.assert_array_equal(steps.next_observation, dear.transition.next_observation)
-    found = jax.tree.map(np.float64, dynamics.make(SPEC, config).predict(model, steps.observation, steps.action))
     if uncertainty == "spread":
         unknown = np.sqrt(np.square(found.std).sum(axis=-1)).max(axis=0)
     else:
@@ -176,12 +179,12 @@ def test_inconsistency_by_numpy():
         policy = state.learner.policy._replace(params=blind(state.learner.policy.params, -20.0))
         target = jax.tree.map(lambda x: 2.0 * x, state.learner.target_critic)
         state = state._replace(model=network, learner=state.learner._replace(policy=policy, target_critic=target))
-        return state, agent.update(state, batch, jax.random.key(1))[1]
+        found = model.predict(network, batch.transition.observation[16:], jnp.zeros((48, 1)))
+        return state, found, agent.update(state, batch, jax.random.key(1))[1]
 
-    state, metrics = update(batch)
+    state, found, metrics = jax.device_get(update(batch))
     weight = np.float64(state.learner.target_critic["params"]["Dense_0"]["kernel"])[0, :3, 0]
     observation = np.float64(batch.transition.observation[16:])
-    found = model.predict(state.model, batch.transition.observation[16:], jnp.zeros((48, 1)))
     mean, ended = (np.float64(x)[np.argsort(state.model.error)[:2]] for x in (found.mean[..., :3], found.ended))
     target = 0.9 * (1.0 - ended) * ((observation + mean) @ weight)
     expected = 3.0 * (np.abs(target[0] - target[1]) / np.sqrt(2.0)).mean() / 2.0
@@ -227,9 +230,9 @@ def test_reaches_the_optimum_of_a_gridworld(random_data, learn_offline, optimal_
     """Random actions cover it; nine tenths of what is learned from are rollouts, through the goal's termination too."""
     env = tabular.gridworld(3, 3, discount=0.9)
     config = SMALL.replace(
-        penalty=0.0, horizon=3, real_share=0.1, model_updates=1000.0, initial_temperature=0.01, learn_temperature=False
+        penalty=0.0, beta=0.5, horizon=3, real_share=0.1, model_updates=1500.0, model_hidden=(64,), **COLD
     )
-    agent, state = learn_offline(mopo, config, env, random_data(env), 700)
+    agent, state = learn_offline(mopo, config, env, random_data(env), 750)
     free = jnp.eye(9)[:8]
     best = optimal_q(env)[:8]
     chosen, _, _ = agent.act(state, free, (), jax.random.key(0), False)
@@ -240,11 +243,9 @@ def test_reaches_the_optimum_of_a_gridworld(random_data, learn_offline, optimal_
 
 
 def test_values_go_on_past_time_limits_and_rollouts(random_data, learn_offline):
-    env, config = (
-        probes.TimeLimit(continuous=True),
-        SMALL.replace(penalty=0.0, initial_temperature=0.0, learn_temperature=False),
-    )
-    _, state = learn_offline(mopo, config, env, random_data(env), 500)
+    env = probes.TimeLimit(continuous=True)
+    config = SMALL.replace(penalty=0.0, initial_temperature=0.0, learn_temperature=False)
+    _, state = learn_offline(mopo, config, env, random_data(env), 300)
     _, critic = sac.networks(env.spec, config)
     q = critic.apply(state.learner.critic.params, jnp.zeros((3, 1)), jnp.array([[-0.7], [0.0], [0.7]]))
     np.testing.assert_allclose(q, 10.0, atol=0.5)
@@ -255,7 +256,7 @@ def test_policy_follows_the_observation(module, random_data, learn_offline):
     env = probes.ObservationActionReward(continuous=True)
     extra = {"conservative_weight": 0.1} if module is combo else {"penalty": 0.1}
     config = module.Config(**SETTINGS, real_share=0.25, **extra)
-    agent, state = learn_offline(module, config, env, random_data(env), 500)
+    agent, state = learn_offline(module, config, env, random_data(env), 250)
     action, _, _ = agent.act(state, jnp.array([[-1.0], [1.0]]), (), jax.random.key(0), False)
     np.testing.assert_allclose(action[:, 0], [-0.5, 0.5], atol=0.1)
 

@@ -24,6 +24,14 @@ def test_gaussian_loss_is_twice_the_likelihood_of_scipy_and_least_at_the_moments
     assert all(abs(slope(at[0] + 0.1, at[1] + 0.1)[i]) > 1e-2 for i in range(2))
 
 
+def test_beta_weighs_each_number_by_its_variance_and_leaves_its_own_optimum():
+    mean, log_variance, target = jnp.float32([0.5, -1.0]), jnp.float32([1.4, -2.0]), jnp.float32([0.1, 1.0])
+    by = lambda beta: jax.grad(lambda m, v: dynamics.gaussian_loss(m, v, target, beta), (0, 1))(mean, log_variance)
+    for plain, half in zip(by(0.0), by(0.5)):
+        np.testing.assert_allclose(half, plain * np.exp(0.5 * np.asarray(log_variance)), rtol=1e-5)
+    np.testing.assert_allclose(by(1.0)[0], np.asarray(mean - target), rtol=1e-5)  # of the mean of two squares
+
+
 def test_soft_bounds_hold_far_away_and_nothing_is_flat_between():
     low, high = jnp.float32([-10.0]), jnp.float32([0.5])
     bounded = lambda x: dynamics.softly_bounded(jnp.float32([x]), low, high)[0]
