@@ -251,7 +251,7 @@ def test_values_go_on_past_time_limits_and_rollouts(random_data, learn_offline):
     np.testing.assert_allclose(q, 10.0, atol=0.5)
 
 
-@pytest.mark.parametrize("module", [mopo, combo, mobile])
+@pytest.mark.parametrize("module", [combo, mobile])
 def test_policy_follows_the_observation(module, random_data, learn_offline):
     env = probes.ObservationActionReward(continuous=True)
     extra = {"conservative_weight": 0.1} if module is combo else {"penalty": 0.1}
