@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rljax.errors import UserError
 from rljax.parallel import spread
@@ -18,6 +18,12 @@ def descend(optimiser: optax.GradientTransformation, model: Model, loss: Callabl
     gradient, metrics = jax.grad(loss, has_aux=True)(model.params)
     step, opt_state = optimiser.update(gradient, model.opt_state, model.params)
     return Model(optax.apply_updates(model.params, step), opt_state), metrics
+
+
+def when(due: Bool[Array, ""], function: Callable[[Any], Any], carry: Any) -> Any:
+    """`function(carry)` where `due`, elsewhere `carry`, at the cost of what is due: a loop of one or no turn, as of a branch
+    vmapped runs would pay for both sides. What `function` makes of anything but `carry` may be computed always."""
+    return jax.lax.fori_loop(0, due.astype(jnp.int32), lambda _, carry: function(carry), carry)
 
 
 def minibatch_epochs(

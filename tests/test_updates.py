@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from rljax.types import Model
-from rljax.updates import descend, minibatch_epochs, shuffled
+from rljax.updates import descend, minibatch_epochs, shuffled, when
 
 
 def test_shuffled_is_a_permutation_for_any_size():
@@ -45,3 +45,14 @@ def test_descend_takes_one_step_down():
     model, metrics = descend(optimiser, model, lambda x: ((x**2).sum(), {"loss": (x**2).sum()}))
     np.testing.assert_allclose(model.params, [0.8, -1.6], rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], 5.0)
+
+
+def test_what_is_due_is_done_once_and_what_is_not_leaves_no_trace():
+    """Side by side too, where a branch that is not taken would divide by zero."""
+    step = lambda due, carry: when(due, lambda x: (x[0] / due + 1.0, x[1] * 2), carry)
+    carry, due = (jnp.array([1.0, 3.0, 5.0]), jnp.array([1, 2, 3])), jnp.array([True, False, True])
+    first, second = jax.jit(jax.vmap(step))(due, carry)
+    np.testing.assert_array_equal(first, [2.0, 3.0, 6.0])
+    np.testing.assert_array_equal(second, [2, 2, 6])
+    nobody = jax.jit(step)(jnp.bool_(False), (jnp.float32(7.0), jnp.int32(4)))
+    assert nobody == (7.0, 4)

@@ -22,6 +22,7 @@ from rljax.errors import UserError
 from rljax.networks.policies import blank_action
 from rljax.record import record, signed, static
 from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Model, Source, Transition
+from rljax.updates import when
 
 FLOOR = 1e-3  # of distances, whose logarithm is paid
 
@@ -136,9 +137,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
     def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         query_key, policy_key = jax.random.split(key)
-        # a loop of one or no turn: vmapped runs pay for a query only when there is one
-        queried = (batch.asked > 0).astype(jnp.int32)
-        state = jax.lax.fori_loop(0, queried, lambda _, state: learn_from(state, batch, query_key), state)
+        state = when(batch.asked > 0, lambda state: learn_from(state, batch, query_key), state)
         steps = batch.sample.transition
         far = jnp.log(jnp.clip(batch.newness, FLOOR, 1.0 / FLOOR))
         newness = jax.tree.map(

@@ -3,6 +3,10 @@
 SMALL = {"hidden": (64, 64)}
 RATE = {"learning_rate": 1e-3}
 RATES = {"policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+MODEL = {  # a small model, learned in fewer updates, and temperatures that come down within as few
+    **RATES, "temperature_learning_rate": 1e-3, "model_hidden": (64, 64), "num_members": 5, "num_elites": 3,
+    "model_updates": 2_500.0,
+}  # fmt: skip
 PENDULUM = {"reward_scale": 0.1}
 MAZE = {"reward_scale": 100.0, "gamma": 0.995}  # one reward of 1 at the end of some hundred steps
 LOCOMOTION = {"hidden": (64, 64), "batch_size": 128}

@@ -14,8 +14,12 @@ Number = Scalar | float  # a hyperparameter, traced or not
 
 
 def clipped_q(q: Float[Array, " E *A"]) -> Float[Array, " *A"]:
-    """The lowest of the critics' opinions. Fujimoto et al., 2018 (arXiv:1802.09477), equation 10; with E = 1 just Q."""
-    return q.min(axis=0)
+    """The lowest of the critics' opinions. Fujimoto et al., 2018 (arXiv:1802.09477), equation 10; with E = 1 just Q.
+
+    It is looked up rather than reduced to: the gradient of a minimum is shared among all that equal it, and where a compiler
+    computes Q twice and rounds it differently that may be none of them, which gives 0 / 0.
+    """
+    return jnp.take_along_axis(q, q.argmin(axis=0)[None], axis=0)[0]
 
 
 def soft_value(q: Float[Array, " E"], log_prob: Scalar, temperature: Number) -> Scalar:

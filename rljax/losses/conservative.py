@@ -21,18 +21,24 @@ def conservative_gap(q: Float[Array, " A"], q_data: Scalar) -> Scalar:
     return jax.nn.logsumexp(q) - q_data
 
 
-def sampled_conservative_gap(q: Float[Array, " M"], log_density: Float[Array, " M"], q_data: Scalar) -> Scalar:
-    """`conservative_gap` where actions are continuous: log of the integral of exp Q(s, a), from M actions.
+def sampled_soft_maximum(q: Float[Array, " M"], log_density: Float[Array, " M"]) -> Scalar:
+    """log of the integral of exp Q(s, a) over all actions, from M of them.
 
     The integral is the mean of exp(Q) / density over actions drawn by that density, a constant here; actions of several
     laws are averaged together. arXiv:2006.04779, appendix F ("computing log sum exp Q").
 
     Args:
-      q: one critic's values of the sampled actions, all of them in the state of `q_data`.
+      q: one critic's values of the sampled actions, all of them in one state.
       log_density: of each action by the law that it was drawn from.
     """
     chex.assert_equal_shape([q, log_density])
-    return conservative_gap(q - jax.lax.stop_gradient(log_density) - jnp.log(q.shape[0]), q_data)
+    return jax.nn.logsumexp(q - jax.lax.stop_gradient(log_density)) - jnp.log(q.shape[0])
+
+
+def sampled_conservative_gap(q: Float[Array, " M"], log_density: Float[Array, " M"], q_data: Scalar) -> Scalar:
+    """`conservative_gap` where actions are continuous, by `sampled_soft_maximum` in the state of `q_data`."""
+    chex.assert_rank([q, q_data], [1, 0])
+    return sampled_soft_maximum(q, log_density) - q_data
 
 
 def calibrated_q(q: Float[Array, " M"], floor: Scalar) -> Float[Array, " M"]:
