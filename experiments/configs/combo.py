@@ -1,4 +1,4 @@
-"""COMBO on small tasks; docs/results says what was run with these."""
+"""COMBO on small tasks; chosen by their sizes, not yet measured."""
 
 from rljax.experiments.configs import offline
 

@@ -1,4 +1,4 @@
-"""MOBILE on small tasks; docs/results says what was run with these."""
+"""MOBILE on small tasks; chosen by their sizes, not yet measured."""
 
 from rljax.experiments.configs import offline
 

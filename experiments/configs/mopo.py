@@ -1,4 +1,4 @@
-"""MOPO on small tasks; docs/results says what was run with these."""
+"""MOPO on small tasks; chosen by their sizes, not yet measured."""
 
 from rljax.experiments.configs import offline
 
