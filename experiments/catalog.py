@@ -11,7 +11,7 @@ from typing import Any
 
 from rljax.errors import UserError
 from rljax.names import nearest
-from rljax.record import is_static
+from rljax.record import is_static, shapes_state
 
 AGENTS = {
     "ppo": "rljax.agents.online.ppo",
@@ -179,7 +179,9 @@ def shared_shape(first: Any, second: Any, state: Any) -> list[str]:
     both = (kind for kind in type(first).__mro__ if isinstance(second, kind))
     kind = beside if beside and isinstance(first, beside) and isinstance(second, beside) else next(both)
     return (
-        [field.name for field in dataclasses.fields(kind) if is_static(field)] if dataclasses.is_dataclass(kind) else []
+        [field.name for field in dataclasses.fields(kind) if shapes_state(field)]
+        if dataclasses.is_dataclass(kind)
+        else []
     )
 
 

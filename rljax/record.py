@@ -6,9 +6,12 @@ from typing import dataclass_transform
 import jax
 
 
-def static(default=dataclasses.MISSING, **kwargs):
-    """A field that shapes the program (sizes, names, switches): another value compiles anew. Other fields are traced."""
-    return dataclasses.field(default=default, metadata={"static": True}, **kwargs)
+def static(default=dataclasses.MISSING, of_state: bool = True, **kwargs):
+    """A field that shapes the program (sizes, names, switches): another value compiles anew. Other fields are traced.
+
+    of_state: whether it may shape an agent's state too, so that who begins as another must have it alike.
+    """
+    return dataclasses.field(default=default, metadata={"static": True, "of_state": of_state}, **kwargs)
 
 
 def signed(default: float):
@@ -18,6 +21,10 @@ def signed(default: float):
 
 def is_static(field: dataclasses.Field) -> bool:
     return field.metadata.get("static", False)
+
+
+def shapes_state(field: dataclasses.Field) -> bool:
+    return is_static(field) and field.metadata["of_state"]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static, signed, dataclasses.field))

@@ -33,7 +33,7 @@ class Config:
     num_layers: int = static(2)
     num_heads: int = static(4)
     num_kv_heads: int = static(0)  # 0: as many as heads
-    score_chunk: int = static(0)  # tokens whose logits are in memory at once when completions are scored; 0: all
+    score_chunk: int = static(0, of_state=False)  # tokens scored at a time, whose logits are in memory; 0: all
     dtype: str = static("float32")
 
 
