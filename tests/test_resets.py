@@ -191,29 +191,36 @@ def test_what_was_given_has_no_gradient(monkeypatch):
     assert (size[~np.asarray(batch.drawn)] == 0.0).all() and (size[np.asarray(batch.drawn)] > 1e-6).all()
 
 
-def test_it_goes_on_to_the_bit_and_side_by_side():
+def test_it_goes_on_to_the_bit():
+    """The curriculum is a part of the state of a run."""
     config = grpo.Config(**SMALL, resets="curriculum", reset_rate=0.5)
+    learner = train.make(grpo.make(ENV.spec, config), grpo.source(ENV, config))
+    step = jax.jit(lambda state: jax.lax.scan(lambda state, _: (learner.step(state)[0], None), state, length=2)[0])
+    four = jax.jit(lambda state: jax.lax.scan(lambda state, _: (learner.step(state)[0], None), state, length=4)[0])
+    begun = jax.jit(learner.init)(jax.random.key(0)).replace(source=jnp.float32(0.8))
+    once = step(begun)
+    assert once.source != begun.source
+    raw = lambda state: jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))
+    jax.tree.map(np.testing.assert_array_equal, raw(step(once)), raw(four(begun)))
 
-    def learner(share=0.5):
-        configured = config.replace(reset_share=share)
-        return train.make(grpo.make(ENV.spec, configured), grpo.source(ENV, configured))
 
-    run = jax.jit(lambda state: learner().run(state, 2)[0])
-    begun = jax.jit(lambda key: learner().init(key))
-    once = run(begun(jax.random.key(0)))
-    assert once.source.shape == () and 0.0 < once.source < 1.0 or once.source == 1.0
-    twice = run(once)
-    whole = jax.jit(lambda state: learner().run(state, 4)[0])(begun(jax.random.key(0)))
-    same = lambda a, b: np.testing.assert_array_equal(
-        *(jax.random.key_data(x) if x.dtype == once.key.dtype else x for x in (a, b))
-    )
-    jax.tree.map(same, twice, whole)
-    shares, keys = jnp.array([0.5, 1.0]), jnp.stack([jax.random.key(0), jax.random.key(1)])
-    beside = jax.jit(jax.vmap(lambda key, share: learner(share).run(learner(share).init(key), 4)[0]))(keys, shares)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a[0], b, atol=1e-5), beside.agent.model.params, whole.agent.model.params
-    )
-    assert beside.source[0] == pytest.approx(float(whole.source)) and beside.source[1] != beside.source[0]
+def test_runs_side_by_side_draw_as_alone():
+    """Each by its own share, depth and key."""
+    agent = grpo.make(ENV.spec, grpo.Config(**SMALL))
+    begun = jax.jit(agent.init)(jax.random.key(0))
+
+    def draw(share, depth, key):
+        config = grpo.Config(**SMALL, resets="curriculum", reset_share=share)
+        depth, batch, _ = grpo.source(ENV, config).next(depth, agent, begun, key)
+        return depth, batch
+
+    asked = jnp.array([0.5, 1.0]), jnp.array([0.9, 0.4]), jax.random.split(jax.random.key(3))
+    beside, alone = jax.jit(jax.vmap(draw))(*asked), jax.jit(draw)
+    for i in range(2):
+        expected = alone(*(x[i] for x in asked))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i], b, atol=1e-5), beside, expected)
+    forced = np.asarray(beside[1].forced)
+    assert (forced[0] == 0).any() and set(forced[1].ravel()) <= {1, 2}
 
 
 def test_what_cannot_be_is_refused():
