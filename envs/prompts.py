@@ -57,6 +57,10 @@ class Prompts:
         row = jax.random.randint(key, (), 0, self.prompt.shape[0])
         return self.answer[row], self.prompt[row]
 
+    def asked(self, prompt: Int[Array, " P"]) -> Int[Array, " A"]:
+        """The state of an episode with this prompt, one of the file's."""
+        return self.answer[(self.prompt == prompt).all(axis=1).argmax()]
+
     def step(self, state: Int[Array, " A"], action: Int[Array, " T"], key: Key) -> tuple[Int[Array, " A"], TimeStep]:
         del key
         there, size = stands_at(action, state), mask(state).sum()

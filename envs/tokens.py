@@ -35,9 +35,11 @@ MODULI = (7, 23, 59, 97)
 
 
 class Task(NamedTuple):
-    """draw: (key) -> prompt [P] and the answer [T] without its END. signs: how its own tokens are written, in their order."""
+    """draw: (key) -> prompt [P]. answer: (prompt [P]) -> the right one [T], without its END. signs: how its own tokens are written,
+    in their order."""
 
-    draw: Callable[[Key], tuple[Array, Array]]
+    draw: Callable[[Key], Array]
+    answer: Callable[[Array], Array]
     signs: tuple[str, ...]
 
 
@@ -56,8 +58,12 @@ class Verified:
 
     def example(self, key: Key) -> tuple[Int[Array, " P"], Int[Array, " T"]]:
         """A prompt and its right answer."""
-        prompt, answer = self.task.draw(key)
-        return prompt.astype(jnp.int32), jnp.pad(jnp.append(answer, END), (0, self.slack)).astype(jnp.int32)
+        prompt = self.task.draw(key).astype(jnp.int32)
+        return prompt, self.asked(prompt)
+
+    def asked(self, prompt: Int[Array, " P"]) -> Int[Array, " T"]:
+        """The state of an episode whose prompt is this one, of as many numbers as the task's."""
+        return jnp.pad(jnp.append(self.task.answer(prompt), END), (0, self.slack)).astype(jnp.int32)
 
     def reset(self, key: Key) -> tuple[Int[Array, " T"], Int[Array, " P"]]:
         prompt, answer = self.example(key)
@@ -165,32 +171,35 @@ def _blank(signs: tuple[str, ...]) -> str:
 
 def rearrange(order: Callable[[Array], Array], size: int) -> Task:
     def draw(key):
-        digits = jax.random.randint(key, (size,), 0, DIGITS)
-        return jnp.append(digits + NUM_SPECIAL, EQUALS), order(digits) + NUM_SPECIAL
+        return jnp.append(jax.random.randint(key, (size,), 0, DIGITS) + NUM_SPECIAL, EQUALS)
 
-    return Task(draw, (*DIGIT_SIGNS, "="))
+    return Task(draw, lambda prompt: order(prompt[:-1]), (*DIGIT_SIGNS, "="))
 
 
 def add(size: int) -> Task:
     def draw(key):
-        numbers = jax.random.randint(key, (2, size), 0, DIGITS)
+        first, second = jax.random.randint(key, (2, size), 0, DIGITS) + NUM_SPECIAL
+        return jnp.concatenate([first, jnp.array([PLUS]), second, jnp.array([EQUALS])])
+
+    def answer(prompt):
+        numbers = jnp.stack([prompt[:size], prompt[size + 1 : -1]]) - NUM_SPECIAL
         carried = lambda carry, digits: jnp.divmod(carry + digits.sum(), DIGITS)
         carry, total = jax.lax.scan(carried, jnp.int32(0), numbers.T, reverse=True)
-        first, second = numbers + NUM_SPECIAL
-        prompt = jnp.concatenate([first, jnp.array([PLUS]), second, jnp.array([EQUALS])])
-        return prompt, jnp.append(carry, total) + NUM_SPECIAL
+        return jnp.append(carry, total) + NUM_SPECIAL
 
-    return Task(draw, (*DIGIT_SIGNS, "=", "+"))
+    return Task(draw, answer, (*DIGIT_SIGNS, "=", "+"))
 
 
 def modular(modulus: int) -> Task:
     equals = NUM_SPECIAL + modulus
 
     def draw(key):
-        numbers = jax.random.randint(key, (2,), 0, modulus)
-        return jnp.append(numbers + NUM_SPECIAL, equals), numbers.sum(keepdims=True) % modulus + NUM_SPECIAL
+        return jnp.append(jax.random.randint(key, (2,), 0, modulus) + NUM_SPECIAL, equals)
 
-    return Task(draw, (*map(str, range(modulus)), "="))
+    def answer(prompt):
+        return (prompt[:2] - NUM_SPECIAL).sum(keepdims=True) % modulus + NUM_SPECIAL
+
+    return Task(draw, answer, (*map(str, range(modulus)), "="))
 
 
 TASKS: dict[str, tuple[Callable[[int], Task], tuple[int, ...]]] = {

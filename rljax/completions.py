@@ -3,18 +3,20 @@
 Q counts prompts, K completions of each, P and T tokens of prompts and completions.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from rljax import resets as resets_lib
 from rljax.errors import UserError
 from rljax.metrics import average
 from rljax.parallel import spread
 from rljax.record import record
-from rljax.tokens import mask
-from rljax.types import Env, EnvSpec, Metrics, Source, Tokens, initial_memory
+from rljax.tokens import PAD, mask
+from rljax.types import Env, EnvSpec, Key, Metrics, Source, Tokens, initial_memory
 
 
 @record
@@ -23,8 +25,14 @@ class Completions:
 
     prompt: Int[Array, "Q P"]
     tokens: Int[Array, "Q K T"]
-    log_prob: Float[Array, "Q K T"] | None  # of each token when it was drawn, 0 where none stands; None: data at rest
+    log_prob: Float[Array, "Q K T"] | None  # of each token when it was drawn, 0 where none was; None: data at rest
     reward: Float[Array, "Q K"]
+    forced: Int[Array, "Q K"] | None = None  # tokens that each began with, which nobody drew; None: none
+
+    @property
+    def drawn(self) -> Bool[Array, "Q K T"]:
+        """Where tokens stand that were drawn."""
+        return mask(self.tokens, self.forced)
 
     def flat(self) -> tuple[Int[Array, "B P"], Int[Array, "B T"]]:
         """Prompts and completions one by one, [Q K]."""
@@ -35,25 +43,62 @@ class Completions:
 class Compared(Completions):
     """Groups, and what a judge thinks of each pair."""
 
-    preference: Float[Array, "Q K K"]  # P(the row's completion is better than the column's); 1/2 with itself
+    # P(the row's completion is better than the column's); 1/2 with itself
+    preference: Float[Array, "Q K K"] = dataclasses.field(kw_only=True)
 
 
-def groups(env: Env, num_prompts: int, group_size: int) -> Source:
+def groups(
+    env: Env,
+    num_prompts: int,
+    group_size: int,
+    resets: resets_lib.Options | None = None,
+    data: Completions | None = None,
+) -> Source:
     """Fresh `Completions` [num_prompts, group_size] of the present policy; a completion is a step of the environment.
 
     The agent's `act` tells the `log_prob` [B, T] of what it wrote among its extras.
 
+    Args:
+      resets: how some of the groups begin as a right answer does, all of a group alike; `act` takes these `beginning` [B, T] last.
+        None: none.
+      data: right answers are what was paid here, drawn uniformly, each with its prompt; None: the environment tells examples.
     Raises:
-      UserError: actions of the environment are no completions, or the agent does not tell.
+      UserError: actions of the environment are no completions, or the agent does not tell; or with resets the environment cannot
+        be asked a prompt, or tells no example.
     """
     check(env.spec)
+    for name, told in {"asked": "(prompt) -> state", "example": "(key) -> (prompt, right completion)"}.items():
+        if resets is not None and not hasattr(env, name) and not (name == "example" and data is not None):
+            raise UserError(
+                f"Resets need {name} {told} of the environment, which {type(env).__name__} has not, unless options or "
+                "--reward_from hide it."
+            )
+
+    def begin(begun, depth, key):
+        """Some prompts changed for others whose answers are begun: (begun, which [Q], beginning [Q, T], its lengths [Q])."""
+        right_key, draw_key = jax.random.split(key)
+        prompt, answer = (
+            jax.vmap(env.example)(jax.random.split(right_key, num_prompts))
+            if data is None
+            else _paid(data, num_prompts, right_key)
+        )
+        within, forced = resets_lib.draw(resets, depth, mask(answer).sum(axis=-1), draw_key)
+        chosen = lambda x, y: jnp.where(within.reshape(-1, *[1] * (x.ndim - 1)), x, y)
+        begun = jax.tree.map(chosen, (jax.vmap(env.asked)(prompt), prompt), begun)
+        beginning = jnp.where(jnp.arange(answer.shape[1]) < forced[:, None], answer, PAD)
+        return begun, within, beginning, forced
 
     def next_batch(state, agent, agent_state, key):
-        reset_key, act_key, step_key = jax.random.split(key, 3)
-        begun = jax.vmap(env.reset)(jax.random.split(reset_key, num_prompts))
+        reset_key, act_key, step_key, *begin_key = jax.random.split(key, 3 if resets is None else 4)
+        begun, beginning = jax.vmap(env.reset)(jax.random.split(reset_key, num_prompts)), ()
+        repeated = lambda x: jnp.repeat(x, group_size, axis=0)
+        if resets is not None:
+            begun, within, *beginning, forced = begin(begun, state, *begin_key)
+            beginning = spread(jax.tree.map(repeated, beginning))
 
         def write(prompt, key):
-            tokens, _, extras = agent.act(agent_state, prompt, initial_memory(agent, len(prompt)), key, True)
+            memory = initial_memory(agent, len(prompt))
+            tokens, _, extras = agent.act(agent_state, prompt, memory, key, True, *beginning)
             if "log_prob" not in extras:
                 raise UserError(
                     "Who learns from groups must tell the `log_prob` [B, T] of what it wrote, among the extras of `act`."
@@ -61,9 +106,30 @@ def groups(env: Env, num_prompts: int, group_size: int) -> Source:
             return tokens, extras["log_prob"]
 
         batch = _answered(env, begun, group_size, write, act_key, step_key)
-        return state, batch, _finished(batch)
+        finished = _finished(batch)
+        if resets is None:
+            return state, batch, finished
+        reward, within = batch.reward.reshape(-1), repeated(within)
+        paid = average(reward, within)
+        finished |= {
+            "episode/return": average(reward, ~within),
+            "episode/return_from_within": paid,
+            "episode/forced": average(repeated(forced), within),
+        }
+        if resets.resets == "curriculum":
+            finished["reset/depth"], state = state, resets_lib.moved(resets, state, paid)
+        return state, batch.replace(forced=repeated(forced).reshape(batch.reward.shape)), finished
 
-    return Source(lambda agent, key: (), next_batch, env_steps=num_prompts * group_size)
+    init = lambda agent, key: () if resets is None else resets_lib.init(resets)
+    return Source(init, next_batch, env_steps=num_prompts * group_size)
+
+
+def _paid(data: Completions, number: int, key: Key) -> tuple[Int[Array, "Q P"], Int[Array, "Q T"]]:
+    """Prompts and completions that were paid more than 0, drawn uniformly."""
+    _, tokens = data.flat()
+    paid = (data.reward > 0.0).reshape(-1).astype(jnp.float32)
+    rows = jax.random.choice(key, tokens.shape[0], (number,), p=paid / paid.sum())
+    return data.prompt[rows // data.tokens.shape[1]], tokens[rows]
 
 
 def compared(
@@ -96,7 +162,7 @@ def compared(
         judged = jax.vmap(lambda *group: _preferences(env, *group, noise))(begun[0], tokens, reward)
         if drawn:
             judged = jax.vmap(_antisymmetric)(jax.random.bernoulli(judge_key, judged).astype(jnp.float32))
-        return state, Compared(begun[1], tokens, joined("log_prob"), reward, judged), _finished(answers[0])
+        return state, Compared(begun[1], tokens, joined("log_prob"), reward, preference=judged), _finished(answers[0])
 
     return Source(lambda agent, key: (), next_batch, env_steps=num_prompts * group_size * len(writers))
 
@@ -163,6 +229,13 @@ def recorded(data: Completions, num_prompts: int) -> Source:
         return state, spread(batch.replace(log_prob=jnp.zeros(batch.tokens.shape))), {}
 
     return Source(lambda agent, key: (), next_batch)
+
+
+def check_paid(data: Completions | tuple[()], what_for: str) -> None:
+    """Raises UserError where none of the data was paid; says nothing of data that are not at hand yet."""
+    if isinstance(data, Completions) and not isinstance(data.reward, jax.core.Tracer):
+        if not (data.reward > 0.0).any():
+            raise UserError(f"Nothing in these data was paid more than 0, so there is nothing to {what_for}.")
 
 
 def check(spec: EnvSpec) -> None:

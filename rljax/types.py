@@ -51,9 +51,9 @@ class Tokens:
     Token 0 is PAD and token 1 END (rljax.tokens), so a task's own begin at 2 and `vocabulary` counts all of them. A prompt is
     padded before its first token. A completion has its END within `length`, unless it was cut off, and PAD after it.
 
-    An environment of them may have `example(key) -> (prompt [P], right completion [T])`, which `sft` copies, and for texts
-    `encode(text) -> token ids` and `decode(tokens) -> text`. One that judges pairs has `prefer(state, tokens [T], other [T]) ->
-    P(the former is better)`, which `self_play` learns from.
+    An environment of them may have `example(key) -> (prompt [P], right completion [T])`, which `sft` copies; `asked(prompt)`, the
+    state of an episode with a prompt of one's own; and for texts `encode(text) -> token ids` and `decode(tokens) -> text`. One that
+    judges pairs has `prefer(state, tokens [T], other [T]) -> P(the former is better)`, which `self_play` learns from.
 
     Agents that pick one of some actions, or a point in a box, ask for `num_actions` or `size` and are refused.
     """
@@ -185,7 +185,8 @@ class Agent(NamedTuple):
     """Pure functions that learn and act; the state is a pytree of arrays alone.
 
     init:   (key) -> state
-    act:    (state, observation [B, ...], memory [B, ...], key, explore) -> (action [B, ...], memory, extras)
+    act:    (state, observation [B, ...], memory [B, ...], key, explore) -> (action [B, ...], memory, extras); of those that write
+      tokens also (..., explore, beginning [B, T]), what completions begin with (`networks.language_model.complete`)
     update: (state, batch, key) -> (state, metrics)
     memory: what one environment remembers at the start of an episode (a recurrent state); `()` for the memoryless.
     receive: (memory [B, ...], reward [B]) -> memory, called after each step, for memories that count what was paid.

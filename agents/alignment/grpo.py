@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rljax.agents.alignment import policy_gradient, writer
-from rljax.agents.alignment.policy_gradient import Written
-from rljax.agents.alignment.writer import State, source
+from rljax.agents.alignment.policy_gradient import Written, source
+from rljax.agents.alignment.writer import State
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.losses import divergence, outcome, surrogate
@@ -68,7 +68,7 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
         flat = lambda x: x.reshape(-1, *x.shape[2:])
         prompt, tokens = batch.flat()
         log_prob, reference = policy_gradient.log_probs(parts, config, state, batch)
-        reward, there = paid(batch, log_prob, reference), mask(batch.tokens)
+        reward, there = paid(batch, log_prob, reference), batch.drawn
         length, metric = there.sum(axis=-1).astype(jnp.float32), None
         if config.advantage == "canon":
             metric = length
@@ -84,7 +84,8 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
             plain = outcome.grpo(reward, config.ddof, config.eps)
             counts = counts & outcome.most_varied(plain, config.kept * reward.size)
         each = flat(advantage), flat(batch.reward), flat(success), flat(counts)
-        return jax.lax.stop_gradient(Written(prompt, tokens, log_prob, reference, *each))
+        forced = None if batch.forced is None else flat(batch.forced)
+        return jax.lax.stop_gradient(Written(prompt, tokens, log_prob, reference, *each, forced))
 
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
         written = read(state, batch)

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rljax import completions
 from rljax import metrics as metrics_lib
+from rljax import resets as resets_lib
 from rljax.agents.alignment import writer
 from rljax.agents.alignment.writer import State, Writer
 from rljax.completions import Completions
@@ -20,11 +22,11 @@ from rljax.losses import divergence, surrogate
 from rljax.networks import language_model
 from rljax.record import record, static
 from rljax.tokens import mask
-from rljax.types import Metrics, Params
+from rljax.types import Env, Metrics, Params, Source
 
 
 @record
-class Config(writer.GroupConfig, surrogate.Options):
+class Config(writer.GroupConfig, surrogate.Options, resets_lib.Options):
     """A surrogate's numbers have the names they have there, and are read by it alone."""
 
     surrogate: str = static("ppo")  # of surrogate.SURROGATES
@@ -48,15 +50,17 @@ class Written(NamedTuple):
     reward: Float[Array, " B"]  # as the environment paid
     success: Float[Array, " B"]  # mean reward of its group, as well
     counts: Bool[Array, " B"]  # in the loss
+    forced: Int[Array, " B"] | None = None  # how many of its tokens were given, and are not
 
 
 def log_probs(
     parts: Writer, config: Config, state: State, batch: Completions
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Of the tokens of a batch, one completion after another: when they were drawn, and by the reference (of all tokens [B, T, V]
-    where the divergence is exact; where none is asked for, the same)."""
+    where the divergence is exact; where none is asked for, the same). 0 for tokens that were given."""
     prompt, tokens = batch.flat()
-    taken = lambda params: parts.score(params, prompt, tokens).log_prob
+    drawn = lambda x: x if batch.forced is None else jnp.where(batch.drawn.reshape(tokens.shape), x, 0.0)
+    taken = lambda params: drawn(parts.score(params, prompt, tokens).log_prob)
     log_prob = batch.log_prob.reshape(tokens.shape)
     if config.dtype != "float32":  # what rounds differently when it is read anew would be taken for another policy
         log_prob = taken(state.model.params)
@@ -86,7 +90,7 @@ def loss(
         log_prob, entropy = language_model.taken(every, written.tokens), language_model.entropy(every)
     else:
         every, (log_prob, entropy) = None, parts.score(params, written.prompt, written.tokens)
-    there = mask(written.tokens) & written.counts[:, None]
+    there = mask(written.tokens, written.forced) & written.counts[:, None]
     each = jax.vmap(objective or _by_surrogate, (None, 0, 0, 0))(config, log_prob, written, there)
     mean = lambda x: jnp.where(there, x, 0.0).sum() / jnp.maximum(there.sum(), 1)
     metrics = {"policy/entropy": mean(entropy)}
@@ -128,3 +132,23 @@ def check(config: Config) -> None:
             )
     elif config.kl:
         divergence.check(config.kl, config.kl_place)
+    if config.resets:
+        resets_lib.check(config)
+
+
+def source(env: Env, config: Config, dataset: Completions | None = None) -> Source:
+    """`num_prompts` prompts, each answered `group_size` times by the present policy; steps are completions. With resets some are
+    answered from within a right answer, which the environment tells, or from within one of the dataset that was paid.
+
+    Raises:
+      UserError: as `completions.groups`; or there is a dataset that nothing begins from, or none of it was paid.
+    """
+    if dataset is not None and not config.resets:
+        raise UserError(
+            "Who learns from its own completions may begin them as those of a --dataset: say how by --config.resets=uniform "
+            "or curriculum, or leave out --dataset."
+        )
+    if dataset is not None:
+        completions.check_paid(dataset, "begin from")
+    resets = config if config.resets else None
+    return completions.groups(env, config.num_prompts, config.group_size, resets, dataset)

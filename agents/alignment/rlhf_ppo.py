@@ -21,8 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from rljax import metrics as metrics_lib
 from rljax.agents.alignment import policy_gradient, writer
-from rljax.agents.alignment.policy_gradient import Written
-from rljax.agents.alignment.writer import source
+from rljax.agents.alignment.policy_gradient import Written, source
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.losses import divergence, outcome, surrogate
@@ -100,8 +99,8 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         critic = writer.begin(network, optimiser, spec, critic_key, config.model)
         return State(parts.init(policy_key), critic, jnp.asarray(config.kl_coefficient, jnp.float32))
 
-    def act(state: State, observation, memory, key: Key, explore: bool = True):
-        return parts.act(state.policy, observation, memory, key, explore)
+    def act(state: State, observation, memory, key: Key, explore: bool = True, beginning=None):
+        return parts.act(state.policy, observation, memory, key, explore, beginning)
 
     def log_prob(state: State, observation, action, explore: bool = True):
         return parts.log_prob(state.policy, observation, action, explore)
@@ -110,13 +109,15 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         prompt, tokens = batch.flat()
         log_prob, reference = policy_gradient.log_probs(parts, config, state.policy, batch)
         value = language_model.completion_values(network, state.critic.params, prompt, tokens)
-        reward, there = batch.reward.reshape(-1), mask(tokens)
+        reward, there = batch.reward.reshape(-1), batch.drawn.reshape(tokens.shape)
         paid = jax.vmap(surrogate.at_the_end)(reward, there)
         if config.kl and config.kl_place == "reward":
             paid = divergence.penalised(config.kl, paid, log_prob, reference, coefficient)
         advantage, target = credit(config, paid, value, there)
         success = jnp.broadcast_to(batch.reward.mean(axis=1, keepdims=True), batch.reward.shape).reshape(-1)
-        written = Written(prompt, tokens, log_prob, reference, advantage, reward, success, jnp.ones(reward.shape, bool))
+        each = advantage, reward, success, jnp.ones(reward.shape, bool)
+        forced = None if batch.forced is None else batch.forced.reshape(-1)
+        written = Written(prompt, tokens, log_prob, reference, *each, forced)
         return jax.lax.stop_gradient(Judged(written, value, target))
 
     def value_loss(params, judged: Judged):
@@ -126,7 +127,8 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             each = jax.vmap(jax.vmap(clipped))(value, judged.value, judged.target)
         else:
             each = 0.5 * jnp.square(value - judged.target)
-        loss = metrics_lib.mean(surrogate.aggregate(each, mask(judged.written.tokens), "token_mean"))
+        there = mask(judged.written.tokens, judged.written.forced)
+        loss = metrics_lib.mean(surrogate.aggregate(each, there, "token_mean"))
         return loss, {"loss/value": loss}
 
     def step(models: tuple[Model, Model], judged: Judged):
@@ -145,7 +147,8 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         )
         if config.kl and config.kl_place == "reward":
             ahead = judged.written.log_prob - judged.written.reference
-            far = jnp.where(mask(judged.written.tokens), ahead, 0.0).sum(axis=1).mean()  # of completions
+            there = mask(judged.written.tokens, judged.written.forced)
+            far = jnp.where(there, ahead, 0.0).sum(axis=1).mean()  # of completions
             metrics |= {"reference/kl": far, "reference/coefficient": jnp.asarray(coefficient, jnp.float32)}
             if config.adaptive_kl:
                 coefficient = divergence.adapted(coefficient, far, config.kl_target, config.kl_rate)

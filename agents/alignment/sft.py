@@ -9,14 +9,12 @@ Of data that hold bad completions too (rljax/data/jsonl.py) those that were paid
 one's own, which is rejection sampling.
 """
 
-import jax
 import jax.numpy as jnp
 
 from rljax import completions
 from rljax.agents.alignment import writer
 from rljax.agents.alignment.writer import State
 from rljax.completions import Completions
-from rljax.errors import UserError
 from rljax.record import record, static
 from rljax.tokens import mask
 from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Source
@@ -58,7 +56,5 @@ def source(env: Env, config: Config = Config(), dataset: Completions | None = No
     """
     if dataset is None:
         return completions.examples(env, config.num_prompts)
-    if isinstance(dataset, Completions) and not isinstance(dataset.reward, jax.core.Tracer):
-        if not (dataset.reward > 0.0).any():
-            raise UserError("Nothing in these data was paid more than 0, so there is nothing to copy.")
+    completions.check_paid(dataset, "copy")
     return completions.recorded(dataset, config.num_prompts)

@@ -90,10 +90,9 @@ def make(spec: EnvSpec, config: Config) -> Writer:
         model = begin(network, optimiser, spec, key, config.model)
         return State(model, model.params)
 
-    def act(state: State, observation, memory, key: Key, explore: bool = True):
-        written = language_model.complete(
-            network, state.model.params, observation, spec.action.length, key, config.temperature, not explore
-        )
+    def act(state: State, observation, memory, key: Key, explore: bool = True, beginning=None):
+        asked = network, state.model.params, observation, spec.action.length, key
+        written = language_model.complete(*asked, config.temperature, not explore, beginning=beginning)
         return written.tokens, memory, {"log_prob": written.log_prob}
 
     def score(params: Params, prompt, tokens) -> language_model.Scored:

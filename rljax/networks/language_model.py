@@ -314,7 +314,7 @@ def likeliest(logits: Float[Array, "*B V"], top_k: int = 0, top_p: float = 1.0) 
 
 
 class Completed(NamedTuple):
-    """Completions, and how likely each token was when it was drawn (0 where none stands)."""
+    """Completions, and how likely each token was when it was drawn (0 where none stands, or it was given)."""
 
     tokens: Int[Array, "B T"]
     log_prob: Float[Array, "B T"]
@@ -330,6 +330,7 @@ def complete(
     greedy: bool = False,
     top_k: int = 0,
     top_p: float = 1.0,
+    beginning: Int[Array, "B T"] | None = None,
 ) -> Completed:
     """A completion of at most `length` tokens for each prompt, drawn token by token with a cache, up to END.
 
@@ -338,6 +339,8 @@ def complete(
 
     top_k, top_p: draw from the likeliest tokens alone (`likeliest`). `log_prob` stays that of all tokens at the temperature, by
     which completions are scored, so what was drawn is likelier than it says.
+
+    beginning: tokens that each completion begins with, PAD after them; what follows is drawn as if they had been. None: no such.
 
     Raises:
       UserError: top_k or top_p leaves no token, or is no such number.
@@ -351,19 +354,24 @@ def complete(
     last = drawable(logits[:, -1], model.num_drawn)
     room = lambda x: jnp.pad(x, ((0, 0), (0, length), (0, 0), (0, 0)))
 
-    def draw(logits, alive, step):
+    def draw(logits, alive, step, given):
         drawn = jax.random.categorical(jax.random.fold_in(key, step), likeliest(logits / temperature, top_k, top_p))
         token = jnp.where(alive, logits.argmax(-1) if greedy else drawn, PAD).astype(jnp.int32)
-        return token, taken(logits[:, None], token[:, None], temperature)[:, 0]
+        log_prob = taken(logits[:, None], token[:, None], temperature)[:, 0]
+        if given is None:
+            return token, log_prob
+        return jnp.where(given != PAD, given, token), jnp.where(given != PAD, 0.0, log_prob)
 
-    def advance(carry, step):
+    def advance(carry, inputs):
         logits, visible, cache, alive = carry
-        token, log_prob = draw(logits, alive, step)
+        step, given = inputs
+        token, log_prob = draw(logits, alive, step, given)
         visible = jnp.where(places == size + step, alive[:, None], visible)
         logits, cache = model.apply(params, token[:, None], visible, cache, size + step)
         return (drawable(logits[:, 0], model.num_drawn), visible, cache, alive & (token != END)), (token, log_prob)
 
     start = (last, visible, jax.tree.map(room, cache), jnp.ones(batch, bool))
-    (logits, _, _, alive), written = jax.lax.scan(advance, start, jnp.arange(length - 1))
-    final = draw(logits, alive, length - 1)  # nobody reads what would follow it
+    begun, last_given = (None, None) if beginning is None else (beginning.T[:-1], beginning[:, -1])
+    (logits, _, _, alive), written = jax.lax.scan(advance, start, (jnp.arange(length - 1), begun))
+    final = draw(logits, alive, length - 1, last_given)  # nobody reads what would follow it
     return Completed(*(jnp.concatenate([xs, x[None]]).T for xs, x in zip(written, final)))

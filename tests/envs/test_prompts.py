@@ -45,6 +45,7 @@ def test_what_is_read(sums):
     seen = {env.decode(prompt): env.decode(answer) for prompt, answer in examples(env)}
     assert seen == {"1+1=": "2", "40+2=": "42"}
     assert all((answer == END).sum() == 1 for _, answer in examples(env))
+    np.testing.assert_array_equal(jax.vmap(env.asked)(env.prompt), env.answer)
     roomy = envs.make(f"prompts/{sums}?length=6&prompt=9")
     assert roomy.spec.observation_shape == (9,) and roomy.spec.action.length == 6
 

@@ -25,6 +25,8 @@ def test_right_answers(name):
     prompts, answers = jax.vmap(env.example)(jax.random.split(jax.random.key(0), 50))
     assert prompts.shape[1:] == env.spec.observation_shape and answers.shape[1:] == env.spec.action.shape
     assert max(prompts.max(), answers.max()) < env.spec.action.vocabulary
+    states, drawn = jax.vmap(env.reset)(jax.random.split(jax.random.key(1), 50))
+    np.testing.assert_array_equal(jax.vmap(env.asked)(drawn), states)  # an episode of a prompt is the one that it began
     for prompt, answer in zip(prompts, answers):
         assert env.decode(answer) == BY_PYTHON[name](env.decode(prompt).removesuffix("=")) + "."
 

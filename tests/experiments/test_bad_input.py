@@ -54,6 +54,10 @@ def with_(**changes):
         (Plan("grpo", "tokens/copy-4", 9999, sweep={"temperature": [1.0, 0.0]}), "temperature must be above 0"),
         (Plan("sft", "tokens/copy-4", 9999, reward_from="runs/reward"), "unless options or --reward_from hide it"),
         (
+            Plan("grpo", "tokens/copy-4", 9999, config={"resets": "uniform"}, reward_from="runs/reward"),
+            "Resets need asked .* or --reward_from hide it",
+        ),
+        (
             Plan("dpo", "tokens/copy-4", 9999, dataset="some.jsonl", reward_from="runs/reward"),
             "says itself what they were paid",
         ),

@@ -70,6 +70,13 @@ def test_stopped_and_resumed_it_equals_never_stopped(demonstrated, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, folder.load(whole.path).states, folder.load(halved.path).states)
 
 
+def test_who_begins_as_the_data_do(demonstrated, own):
+    """By tracing alone; its steps are its own completions."""
+    config = {"resets": "curriculum", "num_prompts": 2}
+    program = Program(dataclasses.replace(demonstrated[1], agent="max_rl", config=config, dataset=str(own)))
+    assert program.given["dataset"].tokens.shape == (60, 3, 3) and program.steps_per_iteration == 16
+
+
 @pytest.mark.parametrize("agent", ["dpo", "kto", "sft"])
 def test_who_learns_from_what_was_written(demonstrated, own, agent):
     """By tracing alone."""
@@ -95,7 +102,7 @@ def test_data_that_do_not_go_with_agent_or_environment_are_refused(demonstrated,
             Program(dataclasses.replace(plan, **changes)).given  # noqa: B018
 
     refused("one completion a prompt, and DPO compares several", agent="dpo")
-    refused("grpo makes its own experience and takes no --dataset", agent="grpo")
+    refused("may begin them as those of a --dataset: say how by --config.resets", agent="grpo", config={})
     refused("right.jsonl is a file of completions, which environments", agent="bc", env="gymnax/CartPole-v1", config={})
     refused(
         "read from a file NAME.jsonl, without options, not from tokens/copy-2/random", dataset="tokens/copy-2/random"

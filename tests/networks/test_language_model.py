@@ -155,6 +155,27 @@ def test_greedy_is_the_likeliest(params, prompt):
     np.testing.assert_array_equal(np.asarray(logits.argmax(-1))[where], np.asarray(written.tokens)[where])
 
 
+def test_what_is_begun_is_gone_on_with(params, prompt):
+    """What was given stands and was not drawn; what follows is drawn as if it had been, END too ending it. By the same key what one
+    would have written anyway is."""
+    draw = jax.jit(lambda begun: language_model.complete(MODEL, params, prompt, 5, jax.random.key(4), beginning=begun))
+    given = np.arange(5) < np.array([0, 1, 2, 3, 4, 2])[:, None]
+    plain = language_model.complete(MODEL, params, prompt, 5, jax.random.key(4))
+    again = draw(jnp.where(given, plain.tokens, PAD))
+    np.testing.assert_array_equal(again.tokens, plain.tokens)
+    np.testing.assert_allclose(again.log_prob, np.where(given, 0.0, plain.log_prob), atol=1e-6)
+    beginning = np.where(given, np.random.default_rng(1).integers(2, 7, (6, 5)), PAD)
+    beginning[5, 1] = END
+    written = draw(jnp.asarray(beginning, jnp.int32))
+    tokens = np.asarray(written.tokens)
+    np.testing.assert_array_equal(tokens[given], beginning[given])
+    assert (tokens[:5][~given[:5]][::4] != PAD).any() and (tokens[5, 2:] == PAD).all()
+    logits = language_model.completion_logits(MODEL, params, prompt, written.tokens)
+    scored = np.where(given, 0.0, language_model.taken(logits, written.tokens))
+    assert (scored < -0.1).sum() > 5
+    np.testing.assert_allclose(written.log_prob, scored, atol=1e-4)
+
+
 def test_entropy(params, prompt):
     logits = language_model.completion_logits(MODEL, params, prompt, jnp.full((6, 1), END))[:, 0]
     law = np.float64(jax.nn.softmax(logits))[:, 1:]
