@@ -3,8 +3,8 @@
 Tang, Rowland, Munos & Valko, 2022, "Marginalized operators for off-policy reinforcement learning", arXiv:2203.16177; traces are
 those of Munos et al., 2016, arXiv:1606.02647. A path's correction at time t is weighed by the product of its traces,
 C_t = c_1 ... c_t. Marginalized, it is weighed by E[C_t] given where the path began and where it is: the operator is the same, and
-one source of chance is gone. MDPs are arrays, as in rljax.tabular.solvers; pairs (s, a) are where paths begin, from which the behaviour
-goes on.
+one source of chance is gone. MDPs are arrays, as in rljax.tabular.solvers; pairs (s, a) are where paths begin, from which the
+behaviour goes on.
 """
 
 import jax
