@@ -20,6 +20,7 @@ AGENTS = {
     "dqn": "rljax.agents.online.dqn",
     "pqn": "rljax.agents.online.pqn",
     "mrq": "rljax.agents.online.mrq",
+    "dae": "rljax.agents.online.dae",
     "decqn": "rljax.agents.online.decqn",
     "revalued": "rljax.agents.online.revalued",
     "c51": "rljax.agents.distributional.c51",

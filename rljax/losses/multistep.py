@@ -66,3 +66,23 @@ def n_step(
     steps = alive.sum().astype(jnp.int32)
     terminated = (alive * terminated_t).any()
     return (alive * powers * reward_t).sum(), jnp.asarray(gamma) ** steps * (1.0 - terminated), steps - 1
+
+
+def trace_products(trace_t: Sequence) -> Sequence:
+    """C_t = c_1 ... c_t, 1 at the first step, whose own trace is not asked: it was taken as it was. Munos et al., 2016
+    (arXiv:1606.02647), equation 3."""
+    chex.assert_rank(trace_t, 1)
+    return jnp.cumprod(trace_t.at[0].set(1.0))
+
+
+def correction(error_t: Sequence, discount_t: Sequence, weight_t: Sequence) -> Float[Array, ""]:
+    """sum_t (prod_{i < t} discount_i) w_t error_t, what is added to Q of the first step: by `trace_products` Retrace and its
+    relatives, by their means given the beginning and the step marginalized (Tang et al., 2022, arXiv:2203.16177).
+
+    Args:
+      error_t: r + discount E_pi Q(s', .) - Q(s, a) of each step.
+      discount_t: gamma, or 0 where the episode ended with this step for whichever reason: what follows is another episode.
+    """
+    chex.assert_equal_shape([error_t, discount_t, weight_t])
+    before = jnp.concatenate([jnp.ones_like(discount_t[:1]), discount_t[:-1]])
+    return (jnp.cumprod(before) * weight_t * error_t).sum()

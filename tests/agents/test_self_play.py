@@ -88,7 +88,9 @@ def test_an_update_reads_the_policy_the_reference_and_who_one_was(method):
     state = State(state.policy._replace(reference=scaled(1.8)), anchors, jnp.int32(1))
     prompt, preference = jnp.array([[2], [4]]), np.stack([drawn(6, seed)[1] for seed in (1, 2)])
     tokens = jnp.asarray(np.stack([TOKENS, TOKENS[::-1]]))
-    batch = Compared(prompt, tokens, jnp.zeros(tokens.shape), jnp.zeros((2, 6)), jnp.asarray(preference, jnp.float32))
+    batch = Compared(
+        prompt, tokens, jnp.zeros(tokens.shape), jnp.zeros((2, 6)), preference=jnp.asarray(preference, jnp.float32)
+    )
     after, metrics = jax.jit(agent.update)(state, batch, jax.random.key(1))
 
     network = writer.network_of(ENV.spec, config)
