@@ -218,7 +218,8 @@ def test_runs_side_by_side_draw_as_alone():
     beside, alone = jax.jit(jax.vmap(draw))(*asked), jax.jit(draw)
     for i in range(2):
         expected = alone(*(x[i] for x in asked))
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5), beside, expected)
+        found = jax.tree.map(lambda x, i=i: x[i], beside)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
     forced = np.asarray(beside[1].forced)
     assert (forced[0] == 0).any() and set(forced[1].ravel()) <= {1, 2}
 

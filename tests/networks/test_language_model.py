@@ -161,9 +161,10 @@ def test_what_is_begun_is_gone_on_with(params, prompt):
     draw = jax.jit(lambda begun: language_model.complete(MODEL, params, prompt, 5, jax.random.key(4), beginning=begun))
     given = np.arange(5) < np.array([0, 1, 2, 3, 4, 2])[:, None]
     plain = language_model.complete(MODEL, params, prompt, 5, jax.random.key(4))
-    again = draw(jnp.where(given, plain.tokens, PAD))
+    unbegun, again = draw(jnp.full((6, 5), PAD)), draw(jnp.where(given, plain.tokens, PAD))
+    np.testing.assert_array_equal(unbegun.tokens, plain.tokens)
     np.testing.assert_array_equal(again.tokens, plain.tokens)
-    np.testing.assert_allclose(again.log_prob, np.where(given, 0.0, plain.log_prob), atol=1e-6)
+    np.testing.assert_array_equal(again.log_prob, np.where(given, 0.0, unbegun.log_prob))
     beginning = np.where(given, np.random.default_rng(1).integers(2, 7, (6, 5)), PAD)
     beginning[5, 1] = END
     written = draw(jnp.asarray(beginning, jnp.int32))
