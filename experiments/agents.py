@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import inspect
 import io
+import re
 import sys
 import textwrap
 import tokenize
@@ -61,7 +62,7 @@ def reads(name: str) -> str:
 def first_sentence(module: ModuleType) -> str:
     """How a module's docstring begins, up to the paper."""
     text = " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split())
-    return text.split(". ")[0].rstrip(".") + "."
+    return re.split(r"(?<!\bDr)\. ", text)[0].rstrip(".") + "."
 
 
 def of_settings(name: str, env: str = "") -> Table:

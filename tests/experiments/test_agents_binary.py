@@ -19,6 +19,7 @@ def test_every_agent_is_told_of():
     lines = text_of(agents.of_agents()).splitlines()
     shown = {line.split()[0]: line for line in lines if line.strip()}
     assert set(catalog.AGENTS) <= shown.keys() and "imitation" in shown
+    assert "Dr. GRPO: GRPO without its two biases" in shown["dr_grpo"]
     assert all(
         line.rstrip().endswith(".") and len(line.split()) > 3 for name, line in shown.items() if name in catalog.AGENTS
     )
