@@ -115,10 +115,10 @@ def test_many_random_rewards_turn_features_to_the_uppermost_eigenvectors():
     one = follow(chain, jnp.ones((STATES, 1)) + jnp.eye(STATES)[:, :1], GAMMA, uniform, features, times=100, step=1.0)
     assert lib.largest_angle(one[-1], top) > 10.0
     # the flow by the identity is the mean over random rewards
-    rewards = jax.random.normal(jax.random.key(7), (STATES, 100_000))
+    rewards = jax.random.normal(jax.random.key(7), (STATES, 400_000))
     mean = lib.flow(chain, rewards, GAMMA, uniform, features)
     expected = STATES * lib.flow(chain, jnp.eye(STATES), GAMMA, uniform, features)
-    np.testing.assert_allclose(mean, expected, atol=0.03 * float(jnp.abs(expected).max()))
+    np.testing.assert_allclose(mean, expected, atol=0.02 * float(jnp.abs(expected).max()))
 
 
 def test_angles_by_hand():
