@@ -95,6 +95,8 @@ AGENTS = {
     "canon": "rljax.agents.alignment.canon",
     "max_rl": "rljax.agents.alignment.max_rl",
     "nft": "rljax.agents.alignment.nft",
+    "epo": "rljax.agents.alignment.epo",
+    "aepo": "rljax.agents.alignment.aepo",
     "rlhf_ppo": "rljax.agents.alignment.rlhf_ppo",
     "completion_reward": "rljax.agents.alignment.completion_reward",
 }

@@ -391,6 +391,12 @@ def telling_tokens(
     return mask & (rank < jnp.ceil(share * mask.sum()))
 
 
+def outside_band(entropy: Float[Array, "*S"], low: Number, high: Number) -> Float[Array, "*S"]:
+    """How far entropies lie below `low` or above `high`, 0 within: EPO's smoothing, Xu et al., 2025 (arXiv:2509.22576). Its slope
+    outside is 1 in size, so that it moves what it costs."""
+    return jax.nn.relu(low - entropy) + jax.nn.relu(entropy - high)
+
+
 def overlong_penalty(length: Float[Array, "*S"], limit: Number, buffer: Number) -> Float[Array, "*S"]:
     """0 up to limit - buffer tokens, from there straight down to -1 at the limit: to be added to rewards. DAPO,
     arXiv:2503.14476."""
