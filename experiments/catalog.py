@@ -97,6 +97,7 @@ AGENTS = {
     "nft": "rljax.agents.alignment.nft",
     "epo": "rljax.agents.alignment.epo",
     "aepo": "rljax.agents.alignment.aepo",
+    "kdrl": "rljax.agents.alignment.kdrl",
     "rlhf_ppo": "rljax.agents.alignment.rlhf_ppo",
     "completion_reward": "rljax.agents.alignment.completion_reward",
 }

@@ -123,10 +123,10 @@ class Program:
             raise UserError(
                 f"{plan.agent} asks what to do: say whom by --demonstrator={plan.env}/expert or a run's folder."
             )
-        if plan.reward_from and plan.demonstrator:
-            raise UserError(f"{plan.agent} learns from a demonstrator and would see nothing of --reward_from.")
         self.module = catalog.agent(plan.agent)
         self.env: Env = make_env(plan.env)
+        if plan.reward_from and plan.demonstrator and not isinstance(self.env.spec.action, Tokens):
+            raise UserError(f"{plan.agent} learns from a demonstrator and would see nothing of --reward_from.")
         if plan.reward_from and plan.dataset and isinstance(self.env.spec.action, Tokens):
             raise UserError(
                 "A --dataset of completions says itself what they were paid; --reward_from is for an agent's own (--dataset=)."

@@ -77,7 +77,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         state, metrics = grpo.learn(parts, config, state, both.own, written, key)
         return state, metrics | {"tempered/paid": paid.mean()}
 
-    return Agent(parts.init, parts.act, update, log_prob=parts.log_prob)
+    return writer.agent(parts, update)
 
 
 def source(env: Env, config: Config, dataset: Completions | None = None) -> Source:

@@ -59,7 +59,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
         return grpo.learn(parts, config, state, batch, grpo.read(parts, config, state, batch), key, cost=cost)
 
-    return Agent(parts.init, parts.act, update, log_prob=parts.log_prob)
+    return writer.agent(parts, update)
 
 
 def source(env: Env, config: Config, dataset: Completions | None = None) -> Source:

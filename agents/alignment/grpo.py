@@ -54,7 +54,7 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
         return learn(parts, config, state, batch, read(parts, config, state, batch), key, objective=objective)
 
-    return Agent(parts.init, parts.act, update, log_prob=parts.log_prob)
+    return writer.agent(parts, update)
 
 
 def read(parts: Writer, config: Config, state: State, batch: Completions) -> Written:

@@ -51,6 +51,7 @@ class Written(NamedTuple):
     success: Float[Array, " B"]  # mean reward of its group, as well
     counts: Bool[Array, " B"]  # in the loss
     forced: Int[Array, " B"] | None = None  # how many of its tokens were given, and are not
+    held: Float[Array, " B"] | None = None  # how much its divergence counts, where that is in the loss; None: 1
 
 
 def log_probs(
@@ -108,7 +109,7 @@ def loss(
     metrics = {"policy/entropy": mean(entropy)}
     if config.kl and config.kl_place != "reward":
         far = jnp.where(there, _distance(config, every, log_prob, written), 0.0)
-        each = each + config.kl_coefficient * far
+        each = each + config.kl_coefficient * (far if written.held is None else written.held[:, None] * far)
         metrics["policy/kl"] = mean(far)
     each = each + (cost(entropy) if cost else -config.entropy_coefficient * entropy)
     longest = parts.length if config.aggregation == "fixed_length" else None

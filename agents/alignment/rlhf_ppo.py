@@ -99,12 +99,6 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         critic = writer.begin(network, optimiser, spec, critic_key, config.model)
         return State(parts.init(policy_key), critic, jnp.asarray(config.kl_coefficient, jnp.float32))
 
-    def act(state: State, observation, memory, key: Key, explore: bool = True, beginning=None):
-        return parts.act(state.policy, observation, memory, key, explore, beginning)
-
-    def log_prob(state: State, observation, action, explore: bool = True):
-        return parts.log_prob(state.policy, observation, action, explore)
-
     def read(state: State, batch: Completions, coefficient) -> Judged:
         prompt, tokens = batch.flat()
         log_prob, reference = policy_gradient.log_probs(parts, config, state.policy, batch)
@@ -156,7 +150,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         coefficient = coefficient if config.adaptive_kl else state.kl_coefficient
         return State(policy, critic, coefficient), metrics | told
 
-    return Agent(init, act, update, log_prob=log_prob)
+    return writer.agent(parts, update, init)
 
 
 def credit(
