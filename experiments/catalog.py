@@ -98,6 +98,7 @@ AGENTS = {
     "epo": "rljax.agents.alignment.epo",
     "aepo": "rljax.agents.alignment.aepo",
     "kdrl": "rljax.agents.alignment.kdrl",
+    "p3o": "rljax.agents.alignment.p3o",
     "rlhf_ppo": "rljax.agents.alignment.rlhf_ppo",
     "completion_reward": "rljax.agents.alignment.completion_reward",
 }
