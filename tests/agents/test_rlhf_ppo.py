@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from rljax import envs, train
-from rljax.agents.alignment import rlhf_ppo
+from rljax.agents.alignment import dpo, rlhf_ppo, rto
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.losses import divergence, surrogate
 from rljax.networks import language_model
 from rljax.networks.language_model import LanguageModel
+from rljax.sources import Demonstrator
 
 ENV = envs.make("tokens/copy-2?dense=true")
 SMALL = dict(width=16, num_layers=1, num_heads=2, num_prompts=6, num_epochs=1, num_minibatches=1, max_grad_norm=1e9)
@@ -123,6 +124,44 @@ def test_without_critic_and_divergence_it_is_reinforce():
     after, _ = updating(**PLAIN)(state, batch, jax.random.key(1))
     of = lambda params: -(read(params).sum(axis=1) * REWARD).sum() / THERE.sum()
     close(moments(after.policy.model), jax.jit(jax.grad(of))(state.policy.model.params))
+
+
+def test_each_token_is_paid_what_a_preferred_policy_likes():
+    """RTO without a critic: each token learns from what it and those after it are paid, by how much likelier the preferred policy
+    finds it than its reference does, but so much at most; the last one by the reward too."""
+    state, batch = begun()
+    critic = {"params": state.critic.params["params"] | {"head": {"kernel": jnp.zeros((16, 1))}}}
+    state = state._replace(critic=state.critic._replace(params=critic))
+    old, reference = read(state.policy.model.params), read(state.policy.reference)
+    batch = batch.replace(log_prob=old[:, None])
+    ahead = np.float32(np.random.default_rng(3).normal(size=(6, 3)))
+    config = rto.Config(
+        **SMALL | PLAIN | dict(kl_coefficient=0.3, token_most=0.4, reward_coefficient=2.0), token_coefficient=0.5
+    )
+    after, metrics = jax.jit(rto.make(ENV.spec, config).update)(
+        state, rto.Liked(batch, ahead[:, None]), jax.random.key(1)
+    )
+    paid = np.where(THERE, np.clip(0.5 * ahead, -0.4, 0.4) - 0.3 * (old - reference), 0.0)
+    paid[np.arange(6), THERE.sum(1) - 1] += 2.0 * REWARD
+    to_go = np.cumsum(paid[:, ::-1], axis=1)[:, ::-1]
+    of = lambda params: -(read(params) * to_go)[THERE].sum() / THERE.sum()
+    close(moments(after.policy.model), jax.jit(jax.grad(of))(state.policy.model.params))
+    assert float(metrics["token/paid"]) == pytest.approx(np.clip(0.5 * ahead, -0.4, 0.4)[THERE].sum() / 6, rel=1e-4)
+
+
+def test_what_tokens_are_liked_is_what_the_whole_is():
+    """By a policy that DPO would have made: log ratios of tokens come to that of the completion."""
+    liked = dpo.make(ENV.spec, dpo.Config(width=16, num_layers=1, num_heads=2))
+    state = begun()[0].policy
+    config, agent = rto.Config(**SMALL), rto.make(ENV.spec, rto.Config(**SMALL))
+    source = rto.source(ENV, config, Demonstrator(state, liked.act, liked.token_log_probs))
+    _, (batch, ahead), _ = jax.jit(lambda key: source.next((), agent, begun()[0], key))(jax.random.key(0))
+    whole = jax.jit(
+        lambda params: liked.log_prob(state._replace(model=state.model._replace(params=params)), *batch.flat())
+    )
+    difference = whole(state.model.params) - whole(state.reference)
+    np.testing.assert_allclose(ahead.sum(axis=-1).reshape(-1), difference, atol=1e-4)
+    assert np.abs(difference).max() > 0.01
 
 
 def test_at_the_optimum_nothing_has_an_advantage():
