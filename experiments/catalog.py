@@ -100,6 +100,7 @@ AGENTS = {
     "kdrl": "rljax.agents.alignment.kdrl",
     "p3o": "rljax.agents.alignment.p3o",
     "rlhf_ppo": "rljax.agents.alignment.rlhf_ppo",
+    "pf_ppo": "rljax.agents.alignment.pf_ppo",
     "rto": "rljax.agents.alignment.rto",
     "completion_reward": "rljax.agents.alignment.completion_reward",
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rljax import envs, train
-from rljax.agents.alignment import dpo, rlhf_ppo, rto
+from rljax.agents.alignment import dpo, pf_ppo, rlhf_ppo, rto
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.losses import divergence, surrogate
@@ -162,6 +162,26 @@ def test_what_tokens_are_liked_is_what_the_whole_is():
     difference = whole(state.model.params) - whole(state.reference)
     np.testing.assert_allclose(ahead.sum(axis=-1).reshape(-1), difference, atol=1e-4)
     assert np.abs(difference).max() > 0.01
+
+
+def test_what_a_filter_keeps_belongs_together():
+    """Completions with what they were paid, and half of PPO's."""
+    config = pf_ppo.Config(**SMALL | dict(group_size=4), filter="best_worst")
+    agent, key = pf_ppo.make(ENV.spec, config), jax.random.key(0)
+    every, kept = (module.source(ENV, config) for module in (rlhf_ppo, pf_ppo))
+    draw = lambda source: jax.jit(lambda state, key: source.next((), agent, state, key)[1])
+    every, kept = draw(every)(begun()[0], jax.random.split(key)[0]), draw(kept)(begun()[0], key)
+    assert kept.tokens.shape == (6, 2, 3)
+    order = np.argsort(np.asarray(every.reward), axis=1, kind="stable")
+    for name in ("tokens", "log_prob", "reward"):
+        rows = np.asarray(getattr(every, name))
+        expected = np.stack([rows[np.arange(6), order[:, place]] for place in (-1, 0)], axis=1)
+        np.testing.assert_array_equal(getattr(kept, name), expected)
+    np.testing.assert_array_equal(kept.prompt, every.prompt)
+    with pytest.raises(UserError, match="There is no filter 'best_wrost'"):
+        pf_ppo.source(ENV, config.replace(filter="best_wrost"))
+    with pytest.raises(UserError, match="group_size=1 leaves a filter nothing to choose from"):
+        pf_ppo.source(ENV, config.replace(group_size=1))
 
 
 def test_at_the_optimum_nothing_has_an_advantage():
