@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from rljax import envs, train
-from rljax.agents.alignment import dpo, pf_ppo, rlhf_ppo, rto
+from rljax.agents.alignment import pf_ppo, rlhf_ppo, rto
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.losses import divergence, surrogate
 from rljax.networks import language_model
 from rljax.networks.language_model import LanguageModel
 from rljax.sources import Demonstrator
+from rljax.types import Agent
 
 ENV = envs.make("tokens/copy-2?dense=true")
 SMALL = dict(width=16, num_layers=1, num_heads=2, num_prompts=6, num_epochs=1, num_minibatches=1, max_grad_norm=1e9)
@@ -149,39 +150,42 @@ def test_each_token_is_paid_what_a_preferred_policy_likes():
     assert float(metrics["token/paid"]) == pytest.approx(np.clip(0.5 * ahead, -0.4, 0.4)[THERE].sum() / 6, rel=1e-4)
 
 
-def test_what_tokens_are_liked_is_what_the_whole_is():
-    """By a policy that DPO would have made: log ratios of tokens come to that of the completion."""
-    liked = dpo.make(ENV.spec, dpo.Config(width=16, num_layers=1, num_heads=2))
-    state = begun()[0].policy
-    config, agent = rto.Config(**SMALL), rto.make(ENV.spec, rto.Config(**SMALL))
-    source = rto.source(ENV, config, Demonstrator(state, liked.act, liked.token_log_probs))
-    _, (batch, ahead), _ = jax.jit(lambda key: source.next((), agent, begun()[0], key))(jax.random.key(0))
-    whole = jax.jit(
-        lambda params: liked.log_prob(state._replace(model=state.model._replace(params=params)), *batch.flat())
-    )
-    difference = whole(state.model.params) - whole(state.reference)
-    np.testing.assert_allclose(ahead.sum(axis=-1).reshape(-1), difference, atol=1e-4)
-    assert np.abs(difference).max() > 0.01
+def test_what_is_asked_and_what_is_kept_belong_together():
+    """Of completions by who writes anything: what RTO is told of each token, and the half of them that a filter keeps."""
 
+    def act(state, prompt, memory, key, explore):
+        tokens = jnp.where(jax.random.bernoulli(key, 0.7, (len(prompt), 3)), prompt, 5)
+        return tokens, memory, {"log_prob": -0.1 * tokens}
 
-def test_what_a_filter_keeps_belongs_together():
-    """Completions with what they were paid, and half of PPO's."""
-    config = pf_ppo.Config(**SMALL | dict(group_size=4), filter="best_worst")
-    agent, key = pf_ppo.make(ENV.spec, config), jax.random.key(0)
-    every, kept = (module.source(ENV, config) for module in (rlhf_ppo, pf_ppo))
-    draw = lambda source: jax.jit(lambda state, key: source.next((), agent, state, key)[1])
-    every, kept = draw(every)(begun()[0], jax.random.split(key)[0]), draw(kept)(begun()[0], key)
-    assert kept.tokens.shape == (6, 2, 3)
+    anyone = Agent(lambda key: (), act, None)
+    draw = lambda source: jax.jit(lambda key: source.next((), anyone, (), key)[1])
+    opinion = lambda state, prompt, tokens: (state * (tokens + prompt), 1.0 * prompt)
+    batch, ahead = draw(rto.source(ENV, rto.Config(**SMALL), Demonstrator(2.0, act, opinion)))(jax.random.key(0))
+    prompt = np.asarray(batch.prompt)[:, None]
+    np.testing.assert_allclose(ahead, 2.0 * np.asarray(batch.tokens) + prompt, rtol=1e-6)
+
+    config, key = pf_ppo.Config(**SMALL | dict(group_size=4), filter="best_worst"), jax.random.key(1)
+    every = draw(rlhf_ppo.source(ENV, config))(jax.random.split(key)[0])
+    kept = draw(pf_ppo.source(ENV, config))(key)
     order = np.argsort(np.asarray(every.reward), axis=1, kind="stable")
+    assert (np.asarray(every.reward).max(1) > np.asarray(every.reward).min(1)).sum() > 2
     for name in ("tokens", "log_prob", "reward"):
         rows = np.asarray(getattr(every, name))
         expected = np.stack([rows[np.arange(6), order[:, place]] for place in (-1, 0)], axis=1)
         np.testing.assert_array_equal(getattr(kept, name), expected)
     np.testing.assert_array_equal(kept.prompt, every.prompt)
-    with pytest.raises(UserError, match="There is no filter 'best_wrost'"):
-        pf_ppo.source(ENV, config.replace(filter="best_wrost"))
-    with pytest.raises(UserError, match="group_size=1 leaves a filter nothing to choose from"):
-        pf_ppo.source(ENV, config.replace(group_size=1))
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (dict(filter="best_wrost"), "There is no filter 'best_wrost'"),
+        (dict(group_size=1), "group_size=1 leaves a filter nothing to choose from"),
+    ],
+)
+def test_what_cannot_be_filtered_is_refused(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        pf_ppo.source(ENV, pf_ppo.Config(**SMALL | changes))
 
 
 def test_at_the_optimum_nothing_has_an_advantage():
