@@ -150,12 +150,17 @@ def test_the_mean_entropy_is_over_what_was_drawn():
 
 
 def test_what_was_paid_at_another_temperature_is_learned_by_reinforce():
-    """Whatever its group was paid, and as if the policy had written it; the others count, but are not learned."""
-    own, tempered = groups(1), groups(2)
+    """Whatever its group was paid, and as if the policy had written it; the others count, but are not learned. Of one's own the
+    first token was given, and those that have no other are none."""
+    own, tempered = groups(1).replace(forced=jnp.ones((4, 4), jnp.int32)), groups(2)
     both = aepo.Both(own, tempered.replace(log_prob=tempered.log_prob + 0.5))
     after, metrics = step_of(aepo, both, alpha=0.7, num_tempered=4)
+    drawn = there_in(own) & (np.arange(3) > 0)
+    count = 16 + drawn.any(2).sum()
+    gain = gains(own) * there_in(own).sum(2, keepdims=True) * drawn / np.maximum(drawn.sum(2, keepdims=True), 1)
     paid = RIGHT[..., None] / there_in(tempered).sum(2, keepdims=True)
-    close(after, expected(own, -gains(own) / 32), expected(tempered, -0.7 * paid / 32))
+    close(after, expected(own, -gain / count), expected(tempered, -0.7 * paid / count))
+    assert count < 32
     assert float(metrics["tempered/paid"]) == RIGHT.mean()
 
 
