@@ -95,7 +95,13 @@ AGENTS = {
     "canon": "rljax.agents.alignment.canon",
     "max_rl": "rljax.agents.alignment.max_rl",
     "nft": "rljax.agents.alignment.nft",
+    "epo": "rljax.agents.alignment.epo",
+    "aepo": "rljax.agents.alignment.aepo",
+    "kdrl": "rljax.agents.alignment.kdrl",
+    "p3o": "rljax.agents.alignment.p3o",
     "rlhf_ppo": "rljax.agents.alignment.rlhf_ppo",
+    "pf_ppo": "rljax.agents.alignment.pf_ppo",
+    "rto": "rljax.agents.alignment.rto",
     "completion_reward": "rljax.agents.alignment.completion_reward",
 }
 

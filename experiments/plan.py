@@ -119,15 +119,18 @@ class Program:
             )
         if plan.demonstrator and not catalog.asks(plan.agent):
             raise UserError(f"{plan.agent} asks nobody what to do and takes no --demonstrator.")
-        if catalog.asks(plan.agent) and not plan.demonstrator:
-            raise UserError(
-                f"{plan.agent} asks what to do: say whom by --demonstrator={plan.env}/expert or a run's folder."
-            )
-        if plan.reward_from and plan.demonstrator:
-            raise UserError(f"{plan.agent} learns from a demonstrator and would see nothing of --reward_from.")
         self.module = catalog.agent(plan.agent)
         self.env: Env = make_env(plan.env)
-        if plan.reward_from and plan.dataset and isinstance(self.env.spec.action, Tokens):
+        writes = isinstance(self.env.spec.action, Tokens)
+        if catalog.asks(plan.agent) and not plan.demonstrator:
+            raise UserError(
+                f"{plan.agent} asks another what it thinks of completions: name a run that writes by --demonstrator=DIR."
+                if writes
+                else f"{plan.agent} asks what to do: say whom by --demonstrator={plan.env}/expert or a run's folder."
+            )
+        if plan.reward_from and plan.demonstrator and not writes:
+            raise UserError(f"{plan.agent} learns from a demonstrator and would see nothing of --reward_from.")
+        if plan.reward_from and plan.dataset and writes:
             raise UserError(
                 "A --dataset of completions says itself what they were paid; --reward_from is for an agent's own (--dataset=)."
             )

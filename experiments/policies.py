@@ -48,7 +48,7 @@ def demonstrator(name: str, env: Env) -> Demonstrator:
         raise UserError(f"{name} sees and does other things than there are in this environment.")
     if jax.tree.leaves(agent.memory):
         raise UserError(f"{name} acts by what it remembers of its own episode and cannot be asked in another's.")
-    return Demonstrator(state, agent.act)
+    return Demonstrator(state, agent.act, agent.token_log_probs)
 
 
 def _find(name: str, env: Env) -> tuple[Agent, Any, EnvSpec]:

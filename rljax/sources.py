@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from rljax import distributions, rollout
 from rljax.data import dataset as dataset_lib
@@ -460,10 +461,22 @@ def mixed(first: Source, second: Source) -> Source:
 
 @record
 class Demonstrator:
-    """Who can be asked what to do in any state: an agent's `act`, and its state."""
+    """Who can be asked what to do in any state: an agent's `act`, and its state; who writes, also of completions of others."""
 
     state: Any
     act: Callable = static()
+    token_log_probs: Callable | None = static(None)
+
+    def read(
+        self, prompt: Int[Array, "B P"], tokens: Int[Array, "B T"]
+    ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        """`token_log_probs`: how likely each token of completions is by who is asked, and by the reference of that one. Raises
+        UserError where it writes none."""
+        if self.token_log_probs is None:
+            raise UserError(
+                "Who is asked of completions must write some itself: --demonstrator must be a run of sft, grpo, dpo ..."
+            )
+        return self.token_log_probs(self.state, prompt, tokens)
 
 
 @record

@@ -79,12 +79,6 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         reward = jax.vmap(begin)(jax.random.split(reward_key, config.num_models))
         return State(parts.init(policy_key), reward, jnp.zeros(config.num_models))
 
-    def act(state: State, observation, memory, key: Key, explore: bool = True):
-        return parts.act(state.policy, observation, memory, key, explore)
-
-    def log_prob(state: State, observation, action, explore: bool = True):
-        return parts.log_prob(state.policy, observation, action, explore)
-
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
         prompt, tokens = batch.flat()
         found = batch.reward + config.noise * jax.random.gumbel(key, batch.reward.shape)  # ranked by Plackett & Luce
@@ -110,7 +104,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         rewards = jax.vmap(score)(state.reward.params) - state.centre[:, None]
         return outcome.ENSEMBLES[config.ensemble](rewards, config.uncertainty_weight)
 
-    return Agent(init, act, update, log_prob=log_prob, reward=reward)
+    return writer.agent(parts, update, init, reward=reward)
 
 
 def source(env: Env, config: Config = Config()) -> Source:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from rljax.agents.alignment import policy_gradient, writer
 from rljax.agents.alignment.policy_gradient import Written, source
-from rljax.agents.alignment.writer import State
+from rljax.agents.alignment.writer import State, Writer
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.losses import divergence, outcome, surrogate
@@ -22,7 +22,7 @@ from rljax.tokens import mask
 from rljax.types import Agent, EnvSpec, Key, Metrics
 from rljax.updates import descend, minibatch_epochs
 
-__all__ = ["Config", "Written", "check", "make", "source"]
+__all__ = ["Config", "State", "Written", "check", "learn", "make", "read", "source"]
 
 SHARES = ("bnpo", "max_rl", "max_rl_full")  # advantages that are made of shares of success, so of rewards 0 and 1
 
@@ -51,57 +51,70 @@ def make(spec: EnvSpec, config: Config = Config(), objective: Callable | None = 
     parts = writer.make(spec, config)
     check(config)
 
-    def paid(batch: Completions, log_prob, reference) -> Float[Array, "Q K"]:
-        """Rewards, less for long completions and for such as the reference would not have written. Advantages that are made of
-        shares of success read them as they are."""
-        if config.advantage in SHARES:
-            return batch.reward
-        length = mask(batch.tokens).sum(axis=-1).astype(jnp.float32)
-        penalty = surrogate.overlong_penalty(length, float(parts.length), jnp.maximum(config.overlong_buffer, 1e-6))
-        reward = batch.reward + jnp.where(config.overlong_buffer > 0.0, penalty, 0.0)
-        if config.kl and config.kl_place == "reward":
-            whole = (x.reshape(batch.tokens.shape).sum(axis=-1) for x in (log_prob, reference))
-            reward = divergence.penalised(config.kl, reward, *whole, config.kl_coefficient)
-        return reward
-
-    def read(state: State, batch: Completions) -> Written:
-        flat = lambda x: x.reshape(-1, *x.shape[2:])
-        prompt, tokens = batch.flat()
-        log_prob, reference = policy_gradient.log_probs(parts, config, state, batch)
-        reward, there = paid(batch, log_prob, reference), batch.drawn
-        length, metric = there.sum(axis=-1).astype(jnp.float32), None
-        if config.advantage == "canon":
-            metric = length
-            if config.metric == "entropy":
-                entropy = parts.score(state.model.params, prompt, tokens).entropy
-                metric = (entropy.reshape(there.shape) * there).sum(axis=-1) / jnp.maximum(length, 1.0)
-        advantage = outcome.advantages(config.advantage, outcome.Samples(reward, length, metric), config)
-        success = jnp.broadcast_to(batch.reward.mean(axis=1, keepdims=True), reward.shape)
-        counts = jnp.ones(reward.shape, bool)
-        if config.only_mixed:
-            counts = jnp.broadcast_to((batch.reward != batch.reward[:, :1]).any(axis=1, keepdims=True), reward.shape)
-        if config.advantage == "d3s":
-            plain = outcome.grpo(reward, config.ddof, config.eps)
-            counts = counts & outcome.most_varied(plain, config.kept * reward.size)
-        each = flat(advantage), flat(batch.reward), flat(success), flat(counts)
-        forced = None if batch.forced is None else flat(batch.forced)
-        return jax.lax.stop_gradient(Written(prompt, tokens, log_prob, reference, *each, forced))
-
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
-        written = read(state, batch)
-        loss = lambda params, some: policy_gradient.loss(parts, config, params, some, objective)
-        model, metrics = minibatch_epochs(
-            lambda model, some: descend(parts.optimiser, model, lambda params: loss(params, some)),
-            state.model,
-            written,
-            key,
-            config.num_epochs,
-            config.num_minibatches,
-        )
-        state, told = writer.after(config, state, model, batch)
-        return state, metrics | told | {"advantage/size": jnp.abs(written.advantage).mean()}
+        return learn(parts, config, state, batch, read(parts, config, state, batch), key, objective=objective)
 
-    return Agent(parts.init, parts.act, update, log_prob=parts.log_prob)
+    return writer.agent(parts, update)
+
+
+def read(parts: Writer, config: Config, state: State, batch: Completions) -> Written:
+    """The completions of groups one by one, with their advantages."""
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    prompt, tokens = batch.flat()
+    log_prob, reference = policy_gradient.log_probs(parts, config, state, batch)
+    reward, there = _paid(parts, config, batch, log_prob, reference), batch.drawn
+    length, metric = there.sum(axis=-1).astype(jnp.float32), None
+    if config.advantage == "canon":
+        metric = length
+        if config.metric == "entropy":
+            entropy = parts.score(state.model.params, prompt, tokens).entropy
+            metric = (entropy.reshape(there.shape) * there).sum(axis=-1) / jnp.maximum(length, 1.0)
+    advantage = outcome.advantages(config.advantage, outcome.Samples(reward, length, metric), config)
+    success = jnp.broadcast_to(batch.reward.mean(axis=1, keepdims=True), reward.shape)
+    counts = jnp.ones(reward.shape, bool)
+    if config.only_mixed:
+        counts = jnp.broadcast_to((batch.reward != batch.reward[:, :1]).any(axis=1, keepdims=True), reward.shape)
+    if config.advantage == "d3s":
+        plain = outcome.grpo(reward, config.ddof, config.eps)
+        counts = counts & outcome.most_varied(plain, config.kept * reward.size)
+    each = flat(advantage), flat(batch.reward), flat(success), flat(counts)
+    forced = None if batch.forced is None else flat(batch.forced)
+    return jax.lax.stop_gradient(Written(prompt, tokens, log_prob, reference, *each, forced))
+
+
+def _paid(parts: Writer, config: Config, batch: Completions, log_prob, reference) -> Float[Array, "Q K"]:
+    """Rewards, less for long completions and for such as the reference would not have written. Advantages that are made of
+    shares of success read them as they are."""
+    if config.advantage in SHARES:
+        return batch.reward
+    length = mask(batch.tokens).sum(axis=-1).astype(jnp.float32)
+    penalty = surrogate.overlong_penalty(length, float(parts.length), jnp.maximum(config.overlong_buffer, 1e-6))
+    reward = batch.reward + jnp.where(config.overlong_buffer > 0.0, penalty, 0.0)
+    if config.kl and config.kl_place == "reward":
+        whole = (x.reshape(batch.tokens.shape).sum(axis=-1) for x in (log_prob, reference))
+        reward = divergence.penalised(config.kl, reward, *whole, config.kl_coefficient)
+    return reward
+
+
+def learn(
+    parts: Writer, config: Config, state: State, batch: Completions, written: Written, key: Key, **instead: Callable
+) -> tuple[State, Metrics]:
+    """The state after the gradient steps on a batch that was read.
+
+    Args:
+      instead: what stands in the place of parts of the loss (`policy_gradient.loss`).
+    """
+    loss = lambda params, some: policy_gradient.loss(parts, config, params, some, **instead)
+    model, metrics = minibatch_epochs(
+        lambda model, some: descend(parts.optimiser, model, lambda params: loss(params, some)),
+        state.model,
+        written,
+        key,
+        config.num_epochs,
+        config.num_minibatches,
+    )
+    state, told = writer.after(config, state, model, batch)
+    return state, metrics | told | {"advantage/size": jnp.abs(written.advantage).mean()}
 
 
 def check(config: Config) -> None:

@@ -59,7 +59,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         state, told = writer.after(config, state, model, batch)
         return state, metrics | told | {"completion/good": good.mean()}
 
-    return Agent(parts.init, parts.act, update, log_prob=parts.log_prob)
+    return writer.agent(parts, update)
 
 
 def source(env: Env, config: Config = Config(), dataset: Completions | None = None) -> Source:

@@ -51,6 +51,7 @@ class Written(NamedTuple):
     success: Float[Array, " B"]  # mean reward of its group, as well
     counts: Bool[Array, " B"]  # in the loss
     forced: Int[Array, " B"] | None = None  # how many of its tokens were given, and are not
+    held: Float[Array, " B"] | None = None  # how much its divergence counts, where that is in the loss; None: 1
 
 
 def log_probs(
@@ -77,13 +78,25 @@ def _every(parts: Writer, config: Config, params: Params, prompt, tokens) -> Flo
     return jax.nn.log_softmax(logits / config.temperature)
 
 
+def mean_entropy(parts: Writer, params: Params, batch: Completions) -> Float[Array, ""]:
+    """What is left open at the tokens of a batch that were drawn, in the mean, in nats."""
+    entropy, there = parts.score(params, *batch.flat()).entropy, batch.drawn.reshape(-1, batch.tokens.shape[-1])
+    return jnp.where(there, entropy, 0.0).sum() / jnp.maximum(there.sum(), 1)
+
+
 def loss(
-    parts: Writer, config: Config, params: Params, written: Written, objective: Callable | None = None
+    parts: Writer,
+    config: Config,
+    params: Params,
+    written: Written,
+    objective: Callable | None = None,
+    cost: Callable | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """The surrogate of a batch, with the divergence where it stands in the loss and less the entropy.
 
     Args:
       objective: (config, log_prob [T], one completion's Written, mask [T]) -> loss [T], in the place of the surrogate.
+      cost: (entropy [B, T]) -> what it costs [B, T], in the place of -entropy_coefficient for each nat.
     """
     if config.kl == "exact":
         every = _every(parts, config, params, written.prompt, written.tokens)
@@ -96,9 +109,9 @@ def loss(
     metrics = {"policy/entropy": mean(entropy)}
     if config.kl and config.kl_place != "reward":
         far = jnp.where(there, _distance(config, every, log_prob, written), 0.0)
-        each = each + config.kl_coefficient * far
+        each = each + config.kl_coefficient * (far if written.held is None else written.held[:, None] * far)
         metrics["policy/kl"] = mean(far)
-    each = each - config.entropy_coefficient * entropy
+    each = each + (cost(entropy) if cost else -config.entropy_coefficient * entropy)
     longest = parts.length if config.aggregation == "fixed_length" else None
     value = metrics_lib.mean(surrogate.aggregate(each, there, config.aggregation, longest))
     ratio = jnp.exp(jax.vmap(surrogate.log_ratios)(log_prob, written.log_prob, there))

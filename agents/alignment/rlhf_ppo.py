@@ -77,6 +77,8 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     """For completions. Reads `Completions` [Q, K], which need be no groups. Another agent that writes begins its policy
     (`--start_from`), beside a new critic; another of these begins all of it.
 
+    `update` takes, last, what each token is paid besides [Q, K, T]; by default nothing.
+
     Raises:
       UserError: as `writer.make`; a name is not one of those it may be; or a coefficient should adapt that is not in the reward.
     """
@@ -99,18 +101,14 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         critic = writer.begin(network, optimiser, spec, critic_key, config.model)
         return State(parts.init(policy_key), critic, jnp.asarray(config.kl_coefficient, jnp.float32))
 
-    def act(state: State, observation, memory, key: Key, explore: bool = True, beginning=None):
-        return parts.act(state.policy, observation, memory, key, explore, beginning)
-
-    def log_prob(state: State, observation, action, explore: bool = True):
-        return parts.log_prob(state.policy, observation, action, explore)
-
-    def read(state: State, batch: Completions, coefficient) -> Judged:
+    def read(state: State, batch: Completions, coefficient, besides) -> Judged:
         prompt, tokens = batch.flat()
         log_prob, reference = policy_gradient.log_probs(parts, config, state.policy, batch)
         value = language_model.completion_values(network, state.critic.params, prompt, tokens)
         reward, there = batch.reward.reshape(-1), batch.drawn.reshape(tokens.shape)
         paid = jax.vmap(surrogate.at_the_end)(reward, there)
+        if besides is not None:
+            paid = paid + besides.reshape(paid.shape)
         if config.kl and config.kl_place == "reward":
             paid = divergence.penalised(config.kl, paid, log_prob, reference, coefficient)
         advantage, target = credit(config, paid, value, there)
@@ -138,9 +136,9 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         critic, of_values = descend(optimiser, critic, lambda params: value_loss(params, judged))
         return (policy, critic), told | of_values
 
-    def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
+    def update(state: State, batch: Completions, key: Key, besides=None) -> tuple[State, Metrics]:
         coefficient = state.kl_coefficient if config.adaptive_kl else config.kl_coefficient
-        judged = read(state, batch, coefficient)
+        judged = read(state, batch, coefficient, besides)
         models = state.policy.model, state.critic
         (model, critic), metrics = minibatch_epochs(
             step, models, judged, key, config.num_epochs, config.num_minibatches
@@ -156,7 +154,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         coefficient = coefficient if config.adaptive_kl else state.kl_coefficient
         return State(policy, critic, coefficient), metrics | told
 
-    return Agent(init, act, update, log_prob=log_prob)
+    return writer.agent(parts, update, init)
 
 
 def credit(

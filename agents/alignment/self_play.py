@@ -100,12 +100,6 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         policy = parts.init(key)
         return State(policy, method.anchors * (policy.model.params,), jnp.int32(0))
 
-    def act(state: State, observation, memory, key: Key, explore: bool = True):
-        return parts.act(state.policy, observation, memory, key, explore)
-
-    def log_prob(state: State, observation, action, explore: bool = True):
-        return parts.log_prob(state.policy, observation, action, explore)
-
     def update(state: State, batch: Compared, key: Key) -> tuple[State, Metrics]:
         anchors = held(state, config.period)
         read = slice(None if method.reads_all else config.group_size)
@@ -132,7 +126,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
             told["preference/won"] = batch.preference[other].mean()
         return State(policy, anchors, state.count + 1), metrics | told
 
-    return Agent(init, act, update, log_prob=log_prob)
+    return writer.agent(parts, update, init)
 
 
 def source(env: Env, config: Config = Config()) -> Source:

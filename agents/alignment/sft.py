@@ -45,7 +45,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         model, metrics = descend(parts.optimiser, state.model, loss)
         return State(model, model.params), metrics | {"completion/copied": paid.mean()}
 
-    return Agent(parts.init, parts.act, update, log_prob=parts.log_prob)
+    return writer.agent(parts, update)
 
 
 def source(env: Env, config: Config = Config(), dataset: Completions | None = None) -> Source:

@@ -5,6 +5,7 @@ of all other agents. The model is new, or that of a Hugging Face folder (`rljax.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from rljax.networks import language_model, pretrained
 from rljax.networks.language_model import LanguageModel
 from rljax.record import record, static
 from rljax.tokens import mask
-from rljax.types import Env, EnvSpec, Key, Metrics, Model, Params, Source
+from rljax.types import Agent, Env, EnvSpec, Key, Metrics, Model, Params, Source
 
 
 @record
@@ -56,9 +57,9 @@ class State(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """network: its logits are those of `language_model.completion_logits`. score: (params, prompt [B, P], tokens [B, T]) ->
-    language_model.Scored [B, T] at the temperature. whole: (params, Completions [Q, K]) -> log-probabilities [Q, K] of whole
-    completions. length: T."""
+    """network: its logits are those of `language_model.completion_logits`. init, act, log_prob, token_log_probs: of an `Agent`.
+    score: (params, prompt [B, P], tokens [B, T]) -> language_model.Scored [B, T] at the temperature. whole: (params, Completions
+    [Q, K]) -> log-probabilities [Q, K] of whole completions. length: T."""
 
     network: LanguageModel
     optimiser: optax.GradientTransformation
@@ -66,6 +67,7 @@ class Writer(NamedTuple):
     act: Any
     log_prob: Any
     score: Any
+    token_log_probs: Any
     whole: Any
     length: int
 
@@ -105,10 +107,25 @@ def make(spec: EnvSpec, config: Config) -> Writer:
         greedy = jnp.where(mask(action), logits.argmax(axis=-1) == action, True).all(axis=-1)
         return jnp.where(greedy, 0.0, -jnp.inf)
 
+    def token_log_probs(state: State, prompt, tokens):
+        return tuple(score(params, prompt, tokens).log_prob for params in (state.model.params, state.reference))
+
     def whole(params: Params, batch: Completions):
         return score(params, *batch.flat()).log_prob.sum(axis=-1).reshape(batch.reward.shape)
 
-    return Writer(network, optimiser, init, act, log_prob, score, whole, spec.action.length)
+    return Writer(network, optimiser, init, act, log_prob, score, token_log_probs, whole, spec.action.length)
+
+
+def agent(parts: Writer, update: Callable, init: Callable | None = None, **more: Callable) -> Agent:
+    """An agent that writes.
+
+    Args:
+      init: of an agent whose state has more than a policy, and has that as its `policy`; None: its state is a `State`.
+      more: what the agent has besides.
+    """
+    of = (lambda f: f) if init is None else lambda f: lambda state, *args, **named: f(state.policy, *args, **named)
+    own = {"log_prob": of(parts.log_prob), "token_log_probs": of(parts.token_log_probs)}
+    return Agent(init or parts.init, of(parts.act), update, **own, **more)
 
 
 def network_of(spec: EnvSpec, config: Config, outputs: int = 0) -> LanguageModel:

@@ -12,7 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import betaln, xlog1py, xlogy
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rljax.errors import UserError
 from rljax.names import nearest
@@ -231,6 +231,33 @@ def d3s(reward: Groups, count: Count, ddof: int = 1, eps: Number = 1e-6) -> Grou
     `grpo(reward)`."""
     advantage = grpo(reward, ddof, eps)
     return jnp.where(most_varied(advantage, count), advantage, 0.0)
+
+
+# --- Which samples of a group are learned from, where a reward is surest at its ends. PF-PPO, Zhang et al., 2024
+# (arXiv:2409.06957). (places in ascending order of reward [Q, K], one below the last of each [Q, 1]) -> places [Q, M]
+
+FILTERS = {
+    "best": lambda order, other: order[:, -1:],
+    "best_random": lambda order, other: jnp.concatenate([order[:, -1:], other], axis=1),
+    "best_worst": lambda order, other: order[:, [-1, 0]],
+}
+
+
+def filtered(name: str, reward: Groups, key: PRNGKeyArray) -> Int[Array, "Q M"]:
+    """Which samples of each group a filter keeps: the best, the best and any other, or the best and the worst; equal ones by
+    position. Raises UserError as `check_filter`."""
+    check_filter(name, reward.shape[1])
+    order = jnp.argsort(reward, axis=1)
+    drawn = jax.random.randint(key, (len(reward), 1), 0, reward.shape[1] - 1)
+    return FILTERS[name](order, jnp.take_along_axis(order, drawn, axis=1))
+
+
+def check_filter(name: str, group_size: int) -> None:
+    """Raises UserError where there is no filter of the name, or nothing to choose from."""
+    if name not in FILTERS:
+        raise UserError(f"There is no filter {name!r}; {nearest(name, FILTERS)}")
+    if group_size < 2:
+        raise UserError(f"group_size={group_size} leaves a filter nothing to choose from; it must be 2 at least.")
 
 
 # --- What makes one reward of those of an ensemble [M, ...]. Coste et al., 2023 (arXiv:2310.02743).

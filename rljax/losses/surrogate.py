@@ -265,6 +265,33 @@ def check(name: str, options: Options | None = None) -> None:
         )
 
 
+# --- Two completions of one prompt, by the log ratios of each as a whole. Wu et al., 2023 (P3O, arXiv:2310.00212).
+#
+# Unclipped both have the gradient -(r_1 - r_2) u_1 u_2 grad (log pi(y_1) - log pi(y_2)) / 2 with u the ratios, whose mean over
+# pairs of the old policy is that of -E[r] under the new one. `advantage` is (r_1 - r_2) / 2: what a prompt adds to both is nothing.
+# The clips are read from secondary text: which factors of the weight are clipped is our reading.
+
+
+def p3o_separate(log_ratio: Float[Array, " 2"], advantage: Scalar, clip: Number) -> Scalar:
+    """P3O-V1: each completion's ratio is clipped as PPO does it, and with it, as a constant, the ratio of the other."""
+    ratio = jnp.exp(log_ratio)
+    kept = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
+    each = jnp.stack([advantage, -advantage])
+    weighed = lambda ratio: each * jax.lax.stop_gradient(ratio[::-1]) * ratio
+    return -jnp.minimum(weighed(ratio), weighed(kept)).sum()
+
+
+def p3o_joint(log_ratio: Float[Array, " 2"], advantage: Scalar, clip: Number) -> Scalar:
+    """P3O-V2: how far the one has moved from the other in logarithms is clipped, and the product of both ratios, a constant."""
+    both = jax.lax.stop_gradient(jnp.exp(log_ratio.sum()))
+    apart = log_ratio[0] - log_ratio[1]
+    kept = jnp.clip(both, 1.0 - clip, 1.0 + clip) * jnp.clip(apart, -clip, clip)
+    return -jnp.minimum(advantage * both * apart, advantage * kept)
+
+
+PAIRWISE = {"separate": p3o_separate, "joint": p3o_joint}
+
+
 # --- Importance weights, for samples of a policy that is not quite the one that the log-probs say. Constants.
 
 
@@ -389,6 +416,12 @@ def telling_tokens(
     score = jnp.where(mask, jnp.abs(advantage) * entropy, -jnp.inf).reshape(-1)
     rank = jnp.argsort(jnp.argsort(-score)).reshape(mask.shape)
     return mask & (rank < jnp.ceil(share * mask.sum()))
+
+
+def outside_band(entropy: Float[Array, "*S"], low: Number, high: Number) -> Float[Array, "*S"]:
+    """How far entropies lie below `low` or above `high`, 0 within: EPO's smoothing, Xu et al., 2025 (arXiv:2509.22576). Its slope
+    outside is 1 in size, so that it moves what it costs."""
+    return jax.nn.relu(low - entropy) + jax.nn.relu(entropy - high)
 
 
 def overlong_penalty(length: Float[Array, "*S"], limit: Number, buffer: Number) -> Float[Array, "*S"]:

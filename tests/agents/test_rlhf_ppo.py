@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from rljax import envs, train
-from rljax.agents.alignment import rlhf_ppo
+from rljax.agents.alignment import pf_ppo, rlhf_ppo, rto
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.losses import divergence, surrogate
 from rljax.networks import language_model
 from rljax.networks.language_model import LanguageModel
+from rljax.sources import Demonstrator
+from rljax.types import Agent
 
 ENV = envs.make("tokens/copy-2?dense=true")
 SMALL = dict(width=16, num_layers=1, num_heads=2, num_prompts=6, num_epochs=1, num_minibatches=1, max_grad_norm=1e9)
@@ -123,6 +125,67 @@ def test_without_critic_and_divergence_it_is_reinforce():
     after, _ = updating(**PLAIN)(state, batch, jax.random.key(1))
     of = lambda params: -(read(params).sum(axis=1) * REWARD).sum() / THERE.sum()
     close(moments(after.policy.model), jax.jit(jax.grad(of))(state.policy.model.params))
+
+
+def test_each_token_is_paid_what_a_preferred_policy_likes():
+    """RTO without a critic: each token learns from what it and those after it are paid, by how much likelier the preferred policy
+    finds it than its reference does, but so much at most; the last one by the reward too."""
+    state, batch = begun()
+    critic = {"params": state.critic.params["params"] | {"head": {"kernel": jnp.zeros((16, 1))}}}
+    state = state._replace(critic=state.critic._replace(params=critic))
+    old, reference = read(state.policy.model.params), read(state.policy.reference)
+    batch = batch.replace(log_prob=old[:, None])
+    ahead = np.float32(np.random.default_rng(3).normal(size=(6, 3)))
+    config = rto.Config(
+        **SMALL | PLAIN | dict(kl_coefficient=0.3, token_most=0.4, reward_coefficient=2.0), token_coefficient=0.5
+    )
+    after, metrics = jax.jit(rto.make(ENV.spec, config).update)(
+        state, rto.Liked(batch, ahead[:, None]), jax.random.key(1)
+    )
+    paid = np.where(THERE, np.clip(0.5 * ahead, -0.4, 0.4) - 0.3 * (old - reference), 0.0)
+    paid[np.arange(6), THERE.sum(1) - 1] += 2.0 * REWARD
+    to_go = np.cumsum(paid[:, ::-1], axis=1)[:, ::-1]
+    of = lambda params: -(read(params) * to_go)[THERE].sum() / THERE.sum()
+    close(moments(after.policy.model), jax.jit(jax.grad(of))(state.policy.model.params))
+    assert float(metrics["token/paid"]) == pytest.approx(np.clip(0.5 * ahead, -0.4, 0.4)[THERE].sum() / 6, rel=1e-4)
+
+
+def test_what_is_asked_and_what_is_kept_belong_together():
+    """Of completions by who writes anything: what RTO is told of each token, and the half of them that a filter keeps."""
+
+    def act(state, prompt, memory, key, explore):
+        tokens = jnp.where(jax.random.bernoulli(key, 0.7, (len(prompt), 3)), prompt, 5)
+        return tokens, memory, {"log_prob": -0.1 * tokens}
+
+    anyone = Agent(lambda key: (), act, None)
+    draw = lambda source: jax.jit(lambda key: source.next((), anyone, (), key)[1])
+    opinion = lambda state, prompt, tokens: (state * (tokens + prompt), 1.0 * prompt)
+    batch, ahead = draw(rto.source(ENV, rto.Config(**SMALL), Demonstrator(2.0, act, opinion)))(jax.random.key(0))
+    prompt = np.asarray(batch.prompt)[:, None]
+    np.testing.assert_allclose(ahead, 2.0 * np.asarray(batch.tokens) + prompt, rtol=1e-6)
+
+    config, key = pf_ppo.Config(**SMALL | dict(group_size=4), filter="best_worst"), jax.random.key(1)
+    every = draw(rlhf_ppo.source(ENV, config))(jax.random.split(key)[0])
+    kept = draw(pf_ppo.source(ENV, config))(key)
+    order = np.argsort(np.asarray(every.reward), axis=1, kind="stable")
+    assert (np.asarray(every.reward).max(1) > np.asarray(every.reward).min(1)).sum() > 2
+    for name in ("tokens", "log_prob", "reward"):
+        rows = np.asarray(getattr(every, name))
+        expected = np.stack([rows[np.arange(6), order[:, place]] for place in (-1, 0)], axis=1)
+        np.testing.assert_array_equal(getattr(kept, name), expected)
+    np.testing.assert_array_equal(kept.prompt, every.prompt)
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (dict(filter="best_wrost"), "There is no filter 'best_wrost'"),
+        (dict(group_size=1), "group_size=1 leaves a filter nothing to choose from"),
+    ],
+)
+def test_what_cannot_be_filtered_is_refused(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        pf_ppo.source(ENV, pf_ppo.Config(**SMALL | changes))
 
 
 def test_at_the_optimum_nothing_has_an_advantage():

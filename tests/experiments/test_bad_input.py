@@ -96,7 +96,7 @@ def train(*flags):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--agent=pop"], "error: Unknown agent 'pop'; nearest: ppo, opo, dpo, oppo."),
+        (["--agent=pop"], "error: Unknown agent 'pop'; nearest: ppo, p3o, opo, epo."),
         (["--config.learning_rat=1"], "error: There is no config field 'learning_rat'; nearest: learning_rate"),
         (["--sweep=learning_rate"], "error: --sweep=learning_rate must look like --sweep=learning_rate=1e-4,3e-4."),
     ],

@@ -4,6 +4,7 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -47,7 +48,9 @@ def test_contract(name, env_name):
     if data:
         pairs = np.zeros((3, 2), np.int32)
         data = data.replace(feedback=feedback_lib.pairs(pairs, pairs + 2, np.array([0.0, 0.5, 1.0])))
-    known = {"dataset": data, "demonstrations": data, "demonstrator": Demonstrator((), uniform(env).act)}
+    opinion = lambda state, prompt, tokens: 2 * (jnp.zeros(tokens.shape),)
+    asked = Demonstrator((), uniform(env).act, opinion)
+    known = {"dataset": data, "demonstrations": data, "demonstrator": asked}
     given = {what: x for what, x in known.items() if catalog.takes(name, what) and (data or what != "dataset")}
 
     def check():

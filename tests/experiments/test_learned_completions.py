@@ -1,5 +1,7 @@
 """From demonstrations to a learned reward to PPO on it: what begins as what, who is paid by what, and by what all are judged."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from rljax.errors import UserError
 from rljax.experiments import folder, runner
 from rljax.experiments.export import export
 from rljax.experiments.folder import Folder
-from rljax.experiments.plan import Plan
+from rljax.experiments.plan import Plan, Program
 from rljax.networks import pretrained
 
 ENV = "tokens/copy-2?dense=true"
@@ -65,6 +67,25 @@ def test_training_pays_what_was_learned_and_evaluation_what_is_true(learned, tmp
         and (np.abs(returns) < 0.5).all()
         and (np.abs(96.0 * returns - (96.0 * returns).round()) > 1e-3).any()
     )
+
+
+def test_a_run_that_writes_is_asked_beside_a_learned_reward(learned):
+    """RTO: whose opinion of each token it has, which comes to that of whole completions, by policy and by reference."""
+    shown, _ = learned
+    program = Program(dataclasses.replace(ppo(learned), agent="rto", demonstrator=f"{shown.path}?index=1"))
+    asked, state = program.given["demonstrator"], jax.tree.map(lambda x: x[1], folder.load(shown.path).states)
+    jax.tree.map(np.testing.assert_array_equal, asked.state, state)
+    prompt, answer = jax.vmap(program.env.example)(jax.random.split(jax.random.key(0), 4))
+    other = state._replace(reference=jax.tree.map(lambda x: 2.0 * x, state.model.params))
+    opinion, reference = jax.jit(asked.replace(state=other).read)(prompt, answer)
+    shown_agent = Program(shown.plan()).agent({})
+    of = lambda params: state._replace(model=state.model._replace(params=params))
+    whole = jax.jit(lambda params: shown_agent.log_prob(of(params), prompt, answer))
+    np.testing.assert_allclose(np.sum(opinion, axis=1), whole(state.model.params), rtol=1e-5)
+    np.testing.assert_allclose(np.sum(reference, axis=1), whole(other.reference), rtol=1e-5)
+    assert (np.abs(opinion - reference)[np.asarray(answer) > 0] > 1e-4).any()
+    with pytest.raises(UserError, match="rto asks another .*: name a run that writes by --demonstrator=DIR"):
+        Program(dataclasses.replace(ppo(learned), agent="rto"))
 
 
 def test_what_has_no_policy_of_the_kind_is_refused(learned, tmp_path):

@@ -304,3 +304,20 @@ def test_advantages_are_constants():
     assert (np.abs(found).max((1, 2)) > 0.0).all()
     np.testing.assert_array_equal(through_reward, 0.0)
     np.testing.assert_allclose(through_policy, found.sum(0), rtol=1e-4, atol=1e-4)
+
+
+# --- Filters.
+
+
+def test_filters_by_hand():
+    """The best, the worst, and evenly any that is not the best; of equal ones some."""
+    reward = jnp.float32([[0.1, 0.9, -0.3, 0.5], [2.0, 1.0, 4.0, 3.0], [1.0, 1.0, 1.0, 1.0]])
+    keys = jax.random.split(jax.random.key(0), 3000)
+    draw = lambda name: np.asarray(jax.jit(jax.vmap(lambda key: lib.filtered(name, reward, key)))(keys))
+    assert (draw("best")[:, :2, 0] == [1, 2]).all()
+    assert (draw("best_worst")[:, :2] == [[1, 2], [2, 1]]).all()
+    both = draw("best_random")
+    assert (both[..., 0] == draw("best")[..., 0]).all() and (both[..., 0] != both[..., 1]).all()
+    share = (both[..., 1:] == np.arange(4)).mean(0)
+    np.testing.assert_allclose(share[0], [1 / 3, 0, 1 / 3, 1 / 3], atol=0.04)
+    np.testing.assert_allclose(share[1], [1 / 3, 1 / 3, 0, 1 / 3], atol=0.04)

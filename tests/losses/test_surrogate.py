@@ -184,6 +184,55 @@ def test_nft_leaves_out_prompts_of_one_kind():
         nft_gradient(np.array([True, False]), "rloo", OLD)
 
 
+# --- Pairs.
+
+
+def pair_by_hand(name, log_ratio, constant, a, clip):
+    """Values at `log_ratio` of the loss whose constants are at `constant`."""
+    u, fixed = np.exp(log_ratio), np.exp(constant)
+    near = lambda x: np.clip(x, 1 - clip, 1 + clip)
+    if name == "separate":
+        return -sum(min(s * u[i] * fixed[1 - i], s * near(u[i]) * near(fixed[1 - i])) for i, s in enumerate((a, -a)))
+    both, apart = fixed.prod(), log_ratio[0] - log_ratio[1]
+    return -min(a * both * apart, a * near(both) * np.clip(apart, -clip, clip))
+
+
+@pytest.mark.parametrize("name", lib.PAIRWISE)
+def test_pairs_by_hand(name, float64):
+    """On policy, within the clip, and beyond it on either side, for the better first and last."""
+    of = jax.jit(jax.value_and_grad(lib.PAIRWISE[name]))
+    for log_ratio in np.array([[0, 0], [0.05, 0.1], [0.4, -0.3], [-0.4, 0.3], [0.5, 0.45], [-0.6, -0.1]], float):
+        for a in GOOD, BAD:
+            value, slope = of(jnp.asarray(log_ratio), jnp.asarray(a), 0.2)
+            assert float(value) == pytest.approx(pair_by_hand(name, log_ratio, log_ratio, a, 0.2), abs=1e-12)
+            up, down = (
+                [pair_by_hand(name, log_ratio + step * d, log_ratio, a, 0.2) for d in np.eye(2)]
+                for step in (1e-6, -1e-6)
+            )
+            differences = (np.array(up) - np.array(down)) / 2e-6
+            np.testing.assert_allclose(slope, differences, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", lib.PAIRWISE)
+def test_pairs_of_the_old_policy_have_the_gradient_of_the_mean_reward(name, float64):
+    """Exactly, over all pairs of five completions, where nothing is clipped; and whatever is added to all rewards."""
+    rng = np.random.default_rng(3)
+    logits, old, reward = rng.normal(size=(3, 5))
+    old = np.exp(old) / np.exp(old).sum()
+    pair, chance = np.indices((5, 5)).reshape(2, -1).T, np.outer(old, old).reshape(-1)
+
+    def loss(logits, reward):
+        ratio = jax.nn.log_softmax(logits)[pair] - np.log(old)[pair]
+        half = (reward[pair[:, 0]] - reward[pair[:, 1]]) / 2.0
+        return (chance * jax.vmap(lambda *one: lib.PAIRWISE[name](*one, 1e9))(ratio, half)).sum()
+
+    slope = jax.jit(jax.grad(loss))
+    policy = np.exp(logits) / np.exp(logits).sum()
+    for offset in 0.0, 50.0:
+        found = slope(jnp.asarray(logits), jnp.asarray(reward + offset))
+        np.testing.assert_allclose(found, -policy * (reward - policy @ reward), atol=1e-9)
+
+
 # --- Masks.
 
 
