@@ -21,7 +21,7 @@ SMALL = cqn_as.Config(
 )  # fmt: skip
 
 
-def batch(length, demonstrations):
+def batch(length):
     """Random steps and what followed them: in each row other steps belong, the last of which ends the episode in even rows."""
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
@@ -32,9 +32,7 @@ def batch(length, demonstrations):
     segment = Transition(
         normal(SIZE, length, 3), action, normal(SIZE, length), ends & ~truncated, truncated, normal(SIZE, length, 3)
     )
-    extras = {"segment": segment, "mask": mask} | (
-        {"from_data": np.float32(np.arange(SIZE) < 3)} if demonstrations else {}
-    )
+    extras = {"segment": segment, "mask": mask, "from_data": np.float32(np.arange(SIZE) < 3)}
     no = np.zeros(SIZE, bool)
     steps = Transition(normal(SIZE, 3), action[:, 0], normal(SIZE), no, no, normal(SIZE, 3), extras)
     discount = np.float32([0.0, 0.9, 0.9, 0.81, 0.81, 0.0])
@@ -84,9 +82,8 @@ def projected(target, probs, support):
 
 
 CASES = {
-    "single action": SMALL.replace(sequence_length=1),
     "sequence": SMALL.replace(sequence_length=3),
-    "means": SMALL.replace(sequence_length=3, head="mean", dueling=False),
+    "single action": SMALL.replace(sequence_length=1, head="mean", dueling=False),
 }
 
 
@@ -94,9 +91,9 @@ CASES = {
 def test_one_update_by_numpy(name):
     """Targets by the target network at the sequence that the online one thinks best, losses of the sequence that was done, each
     level of each dimension of each action by itself; with one action that is the action, and what followed it has no part."""
-    config, demonstrations = CASES[name], name != "single action"
+    config = CASES[name]
     support = np.linspace(-2.0, 2.0, 5) if config.head == "categorical" else np.array([1.0])
-    agent, given = cqn_as.make(SPEC, config), batch(config.sequence_length, demonstrations)
+    agent, given = cqn_as.make(SPEC, config), batch(config.sequence_length)
     init = jax.jit(agent.init)
     louder = jax.tree.map(lambda x: 3.0 * x, init(jax.random.key(1)).target)
     state, steps = init(jax.random.key(0))._replace(target=louder), given.transition
@@ -137,13 +134,10 @@ def test_one_update_by_numpy(name):
     update = jax.jit(lambda config, given: cqn_as.make(SPEC, config).update(state, given, jax.random.key(0)))
     new, metrics = update(config, given)
     np.testing.assert_allclose(metrics["loss/q"], over(losses, known), rtol=1e-4)
-    assert ("loss/margin" in metrics) == demonstrations
+    np.testing.assert_allclose(metrics["loss/margin"], over(margins, of_data), rtol=1e-4)
+    still, _ = update(config.replace(critic_weight=0.0, clone_weight=0.0), given)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a == b).all(), still.q.params, state.q.params)))
     assert ("loss/dominance" in metrics) == (name == "sequence")
-    if demonstrations:
-        np.testing.assert_allclose(metrics["loss/margin"], over(margins, of_data), rtol=1e-4)
-        still, _ = update(config.replace(critic_weight=0.0, clone_weight=0.0), given)
-        same = jax.tree.map(lambda a, b: (a == b).all(), still.q.params, state.q.params)
-        assert all(jax.tree.leaves(same))
     if name == "sequence":
         np.testing.assert_allclose(metrics["loss/dominance"], over(behind, of_data), rtol=1e-4)
     assert any("GRU" in name for name in new.q.params["params"]) == (config.sequence_length > 1)
@@ -223,7 +217,7 @@ def learned(env, config, observations, iterations, dataset=None):
 def test_the_policy_follows_its_observation():
     """Nine cells: 0.5 and -0.5 lie in those around 4 / 9 and -4 / 9. What is said of the action after the end is the one's own."""
     config = LEARNING.replace(sequence_length=2)
-    action, q = learned(probes.ObservationActionReward(continuous=True), config, [-1.0, 1.0], 200)
+    action, q = learned(probes.ObservationActionReward(continuous=True), config, [-1.0, 1.0], 150)
     np.testing.assert_allclose(action, [[-4 / 9], [4 / 9]], atol=1e-6)
     np.testing.assert_allclose(q[..., -1], 0.0, atol=0.05)
 
@@ -231,14 +225,14 @@ def test_the_policy_follows_its_observation():
 def test_a_time_limit_is_no_termination():
     """Over two steps, so that some are cut in between; taken for a termination it is far below."""
     config = LEARNING.replace(sequence_length=2, num_steps=2, gamma=0.7, lowest_return=0.0, highest_return=5.0)
-    _, q = learned(probes.TimeLimit(continuous=True), config, [0.0], 400)
+    _, q = learned(probes.TimeLimit(continuous=True), config, [0.0], 250)
     np.testing.assert_allclose(q, np.full((1, 2, 2), 1 / 0.3), atol=0.1)
 
 
 def test_values_come_from_data_and_own_steps_and_end_with_the_episode(random_data):
     """Both pay 0, then 1: at the second step the sequence goes on past the end, and is worth what the one action is."""
     env, config = probes.TwoStepCredit(continuous=True), LEARNING.replace(sequence_length=2, clone_weight=0.0)
-    _, q = learned(env, config, [0.0, 1.0], 200, random_data(env, 4, 8))
+    _, q = learned(env, config, [0.0, 1.0], 150, random_data(env, 4, 8))
     np.testing.assert_allclose(q, np.broadcast_to([[[0.9]], [[1.0]]], (2, 2, 2)), atol=0.05)
 
 
