@@ -23,6 +23,7 @@ AGENTS = {
     "dae": "rljax.agents.online.dae",
     "decqn": "rljax.agents.online.decqn",
     "revalued": "rljax.agents.online.revalued",
+    "cqn_as": "rljax.agents.online.cqn_as",
     "c51": "rljax.agents.distributional.c51",
     "qr_dqn": "rljax.agents.distributional.qr_dqn",
     "iqn": "rljax.agents.distributional.iqn",

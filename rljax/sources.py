@@ -176,6 +176,7 @@ def at_rest(
     gamma,
     num_steps: int = 1,
     outcomes: bool = False,
+    segment_steps: int = 0,
     actions: bool = True,
 ) -> Source:
     """Batches of `Sample` from a dataset, `num_batches` at a time; its steps are updates. Nothing is kept in its state.
@@ -184,6 +185,7 @@ def at_rest(
       num_steps: steps that a sample spans.
       outcomes: samples have what their episodes came to among their extras (`data.dataset.outcomes`): `outcome`,
         `outcome_discount` and `outcome_observation`.
+      segment_steps: if above 0, samples have their `segment` and its `mask` among their extras (see `replay`).
       actions: the agent reads what was done.
     Raises:
       UserError: it does, and the data do not know.
@@ -196,6 +198,8 @@ def at_rest(
     def read(rows):
         sample = dataset_lib.read(dataset, rows, gamma, num_steps)
         extras = dataset_lib.read_outcomes(dataset, found, rows) if outcomes else {}
+        if segment_steps:
+            extras |= dict(zip(("segment", "mask"), dataset_lib.read_ahead(dataset, rows, segment_steps)))
         return sample.replace(transition=sample.transition.replace(extras=sample.transition.extras | extras))
 
     return _drawn(dataset, read, batch_size, num_batches)
@@ -523,6 +527,23 @@ def of_data(env: Env, config: Any, dataset: Dataset, batch_size: int | None = No
         outcome_steps=outcome_steps,
     )
     return mixed(own, at_rest(dataset, batch_size=of_the_data, **rest))
+
+
+def half_and_half(env: Env, config: Any, dataset: Dataset, segment_steps: int = 0) -> Source:
+    """Half of each batch of `Sample` from the dataset, half from the replay that a config describes (`replay_of`); its steps are
+    the environment's. Among the extras `from_data` [B] is 1 of the former, 0 of the latter. Ball et al., 2023 (arXiv:2302.02948).
+
+    segment_steps: as of `replay`.
+    Raises:
+      UserError: a batch has no halves.
+    """
+    half = config.batch_size // 2
+    if not half:
+        raise UserError(f"batch_size={config.batch_size} must be at least 2: half of a batch is of the data.")
+    rest = dict(num_batches=config.num_updates, gamma=config.gamma, num_steps=config.num_steps)
+    data = at_rest(dataset, batch_size=half, segment_steps=segment_steps, **rest)
+    own = replay_of(env, config, batch_size=config.batch_size - half, segment_steps=segment_steps)
+    return mixed(labelled(own, from_data=0.0), labelled(data, from_data=1.0))
 
 
 def replay_of(env: Env, config: Any, **changes) -> Source:

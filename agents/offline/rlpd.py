@@ -31,6 +31,4 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
 def source(env: Env, config: Config, dataset) -> Source:
     """Half of each batch from the dataset, half from a replay of the agent's own steps; its steps are the environment's."""
-    half = config.batch_size // 2
-    data = sources.at_rest(dataset, batch_size=half, num_batches=config.num_updates, gamma=config.gamma)
-    return sources.mixed(sources.replay_of(env, config, batch_size=config.batch_size - half), data)
+    return sources.half_and_half(env, config, dataset)

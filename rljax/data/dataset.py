@@ -285,6 +285,14 @@ def read(dataset: Dataset, row: Int[Array, " B"], gamma: Float[Array, ""], num_s
     return Sample(steps, discount, jnp.ones_like(reward), row)
 
 
+def read_ahead(dataset: Dataset, row: Int[Array, " B"], length: int) -> tuple[Transition, Bool[Array, "B K"]]:
+    """As `data.replay.read_segments`: the steps at `row` [B] and those that followed, [B, K], and the mask of those that belong.
+    After the episode's end its last step is repeated."""
+    wanted, end = row[:, None] + jnp.arange(length), _end(dataset, row)[:, None]
+    rows = jnp.minimum(wanted, end)
+    return jax.tree.map(lambda x: x[rows], dataset.transition.replace(extras={})), wanted <= end
+
+
 def _end(dataset: Dataset, row: Int[Array, " B"]) -> Int[Array, " B"]:
     """The last row of the episode that each row belongs to."""
     episode = dataset.episode[row]

@@ -6,7 +6,7 @@ A law is atoms [N] and their probabilities [N], in any order; a mean is a law of
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Scalar = Float[Array, ""]
 Number = Scalar | float  # a hyperparameter, traced or not
@@ -149,6 +149,18 @@ def mmd(
         - 2.0 * own @ kernel(particles, atoms) @ probs
         + (probs @ kernel(atoms, atoms) @ probs)
     )
+
+
+def dominance(probs: Float[Array, "A N"], index: Int[Array, ""]) -> Scalar:
+    """How far the law of action `index` is from dominating those of all A at first order, in the mean: the distribution function of
+    one that dominates is nowhere above another's. Seo et al., 2024 (arXiv:2407.07787), by the authors' code.
+
+    Args:
+      probs: of each action's law, on atoms that they share, in rising order.
+    """
+    chex.assert_rank([probs, index], [2, 0])
+    below = jnp.cumsum(probs, axis=-1)
+    return jnp.maximum(below[index] - below, 0.0).sum(axis=-1).mean()
 
 
 # --- Distances and preferences ----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ No gradient flows through a target.
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Scalar = Float[Array, ""]
 Number = Scalar | float  # a hyperparameter, traced or not
@@ -52,6 +52,14 @@ def dueling(value: Scalar, advantage: Float[Array, " A"]) -> Float[Array, " A"]:
     """Q(s, .) of a value and of advantages, whose mean is taken to be 0. Wang et al., 2015 (arXiv:1511.06581), equation 9."""
     chex.assert_rank([value, advantage], [0, 1])
     return value + advantage - advantage.mean()
+
+
+def margin(q: Float[Array, " A"], index: Int[Array, ""], least: Number) -> Scalar:
+    """By how much action `index` fails to be worth `least` more than each of all A, in the mean; against itself it fails by all of
+    it, a constant. Seo et al., 2024 (arXiv:2407.07787), by the authors' code; against the best other action alone it is the large
+    margin of Hester et al., 2017 (arXiv:1704.03732), equation 4."""
+    chex.assert_rank([q, index], [1, 0])
+    return jnp.maximum(least - (q[index] - q), 0.0).mean()
 
 
 def decoupled_change(utilities: Float[Array, " D"], old: Float[Array, " D"], target: Scalar) -> Scalar:

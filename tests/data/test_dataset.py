@@ -58,6 +58,14 @@ def test_samples_bootstrap_after_truncation_and_not_after_termination(data):
     assert sample.transition.extras["time"].tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
 
 
+def test_what_is_ahead_ends_with_its_episode(data):
+    ahead, mask = lib.read_ahead(data, jnp.arange(N), 3)
+    rows = [[0, 1, 2], [1, 2, 2], [2, 2, 2], [3, 3, 3], [4, 5, 6], [5, 6, 7], [6, 7, 7], [7, 7, 7]]
+    np.testing.assert_array_equal(ahead.action[..., 0], rows)
+    np.testing.assert_array_equal(mask.sum(1), [3, 2, 1, 1, 3, 3, 2, 1])
+    np.testing.assert_array_equal(mask, np.sort(mask, axis=1)[:, ::-1])  # what belongs comes first
+
+
 def frequencies(data, draws=80_000):
     rows = jax.jit(lambda key: lib.draw(data, key, draws))(jax.random.key(0))
     return np.bincount(rows, minlength=N) / draws

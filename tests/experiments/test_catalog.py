@@ -22,7 +22,9 @@ from rljax.experiments.plan import Plan, Program
 from rljax.sources import Demonstrator
 
 ENVS = {name: make(name) for name in ("gymnax/CartPole-v1", "gymnax/Pendulum-v1", "rljax/Gridworld", "tokens/copy-2")}
-CONTINUOUS_ONLY = ("td3", "td3_bc", "sac_n", "lipschitz_bc", "rot", "tqc", "dsac", "d4pg", "decqn", "revalued", "combo")
+CONTINUOUS_ONLY = (
+    "td3", "td3_bc", "sac_n", "lipschitz_bc", "rot", "tqc", "dsac", "d4pg", "decqn", "revalued", "cqn_as", "combo",
+)  # fmt: skip
 DISCRETE_ONLY = ("dqn", "dae", "pqn", "c51", "qr_dqn", "iqn", "fqf", "mmd_dqn", "md3qn", "os_c51", "rainbow")
 FINITE_ONLY = ("max_causal_entropy", "max_entropy", "apprenticeship", "max_margin", "bayesian")
 ROADS_ONLY = ("rhip",)

@@ -48,6 +48,16 @@ def test_categorical_loss_is_the_divergence():
     np.testing.assert_allclose(slope, jax.nn.softmax(logits) - target, atol=1e-6)
 
 
+def test_dominance_by_hand():
+    """On three atoms: below the first is better by 0.1 at one atom than the second, and nowhere worse."""
+    probs = jnp.array([[0.2, 0.3, 0.5], [0.3, 0.2, 0.5], [0.1, 0.5, 0.4]])
+    below = np.cumsum(probs, axis=1)
+    np.testing.assert_allclose(losses.dominance(probs[:2], jnp.int32(0)), 0.0, atol=1e-7)
+    np.testing.assert_allclose(losses.dominance(probs[:2], jnp.int32(1)), 0.1 / 2, rtol=1e-5)
+    expected = np.maximum(below[0] - below, 0.0).sum() / 3  # 0.1 at the first atom, of the third law alone
+    np.testing.assert_allclose([expected, losses.dominance(probs, jnp.int32(0))], 0.1 / 3, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kappa", [0.0, 0.3, 1.0])
 def test_quantile_loss_by_loops(kappa):
     quantiles, levels = np.array([-0.5, 0.1, 2.0]), np.array([0.1, 0.5, 0.8])

@@ -54,3 +54,11 @@ def test_decoupled_change_by_hand():
     assert not slope[1].any() and slope[2] == 0.0
     moved = value.decoupled_change(jnp.array([0.0, 3.0]), old, target)  # 3 off, and moved by 1; the second is right
     np.testing.assert_allclose(moved, 1.0 - np.exp(-3.0), rtol=1e-6)
+
+
+def test_margin_by_hand():
+    """Of 2 against 1.7, itself and 5 with a margin of 0.5: short by 0.2, by 0.5, which is a constant, and by 3.5."""
+    q, index = jnp.array([1.7, 2.0, 5.0]), jnp.int32(1)
+    np.testing.assert_allclose(value.margin(q, index, 0.5), (0.2 + 0.5 + 3.5) / 3, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(value.margin)(q, index, 0.5), [1 / 3, -2 / 3, 1 / 3], rtol=1e-6)
+    assert value.margin(jnp.array([1.0, 2.0]), index, 0.5) == 0.25
