@@ -26,10 +26,10 @@ def command(folder, *flags):
     return [sys.executable, "-m", "rljax.experiments.train", f"--run_dir={folder}", *FLAGS, *flags]
 
 
-def two_processes(folder, *flags):
+def two_processes(folder, environment, *flags):
     """Run the binary as two hosts with two virtual devices each."""
     port = free_port()
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    devices = f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     hosts = [
         subprocess.Popen(
             command(
@@ -40,7 +40,7 @@ def two_processes(folder, *flags):
                 "--num_processes=2",
                 f"--process_id={i}",
             ),
-            env=environment,
+            env=environment | {"XLA_FLAGS": devices},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -50,10 +50,10 @@ def two_processes(folder, *flags):
     assert [host.returncode for host in hosts] == [0, 0], "\n".join(outputs)
 
 
-def test_two_processes_agree_with_one_and_resume(tmp_path):
+def test_two_processes_agree_with_one_and_resume(tmp_path, plain):
     one, two = tmp_path / "one", tmp_path / "two"
-    subprocess.run(command(one), check=True)
-    two_processes(two)
+    subprocess.run(command(one), check=True, env=plain)
+    two_processes(two, plain)
     a, b = logging.read_table(one / "metrics.csv"), logging.read_table(two / "metrics.csv")
     assert a.keys() == b.keys() and len(a["step"]) == 6 * 4
     for name in a:
@@ -63,5 +63,5 @@ def test_two_processes_agree_with_one_and_resume(tmp_path):
 
     table = (two / "metrics.csv").read_bytes()
     os.remove(two / "summary.json")
-    two_processes(two, "--resume")  # finds nothing left to do, and writes the summary again
+    two_processes(two, plain, "--resume")  # finds nothing left to do, and writes the summary again
     assert (two / "metrics.csv").read_bytes() == table and (two / "summary.json").exists()

@@ -64,13 +64,13 @@ def test_what_began_from_a_folder_keeps_its_tokens_numbers(begun, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
-def test_there_and_back(tmp_path):
+def test_there_and_back(tmp_path, plain):
     """What a run has learned, written by the binary, is what another begins with."""
     small, first = dict(width=16, num_layers=1, num_heads=2), Folder(tmp_path / "first")
     runner.run(Plan("sft", "tokens/copy-2", 128, 2, config=small, eval_episodes=2), first, quiet=True)
     binary = [sys.executable, "-m", "rljax.experiments.export", f"--run_dir={first.path}", "--index=1"]
     command = [*binary, f"--output={tmp_path / 'model'}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
     assert done.returncode == 0 and "of sft after 128 steps, seed 1" in done.stdout, done.stderr
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "llama"
     agent = grpo.make(envs.make("tokens/copy-2").spec, grpo.Config(model=str(tmp_path / "model")))
@@ -78,7 +78,7 @@ def test_there_and_back(tmp_path):
     learned = jax.tree.map(lambda x: x[1], folder.load(first.path).states)
     jax.tree.map(np.testing.assert_array_equal, state.model.params, learned.model.params)
     jax.tree.map(np.testing.assert_array_equal, state.reference, learned.model.params)
-    done = subprocess.run(binary, capture_output=True, text=True, check=False)
+    done = subprocess.run(binary, capture_output=True, text=True, check=False, env=plain)
     assert done.returncode == 2 and "--output=FOLDER must name" in done.stderr
 
 

@@ -193,12 +193,12 @@ def test_episodes_chosen_by_return_and_policies_with_a_memory_are_refused(data, 
         ope.evaluate_offline(data, [runs[0], str(run[0].path)], 4)
 
 
-def test_the_binary_writes_and_prints(data, runs, tmp_path):
+def test_the_binary_writes_and_prints(data, runs, tmp_path, plain):
     output = tmp_path / "ope.json"
     flags = [f"--dataset={data}", f"--output={output}", *(f"--run_dir={path}" for path in runs)]
     flags += ["--steps=4", "--episodes=2", "--config.gamma=0.9", "--config.hidden=(8,)", "--explore"]
     command = [sys.executable, "-m", "rljax.experiments.ope", *flags]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
     assert found.returncode == 0, found.stderr
     written = json.loads(output.read_text())
     assert written["config"]["gamma"] == 0.9 and written["config"]["hidden"] == [8] and len(written["policies"]) == 3
