@@ -20,10 +20,22 @@ def descend(optimiser: optax.GradientTransformation, model: Model, loss: Callabl
     return Model(optax.apply_updates(model.params, step), opt_state), metrics
 
 
-def when(due: Bool[Array, ""], function: Callable[[Any], Any], carry: Any) -> Any:
-    """`function(carry)` where `due`, elsewhere `carry`, at the cost of what is due: a loop of one or no turn, as of a branch
-    vmapped runs would pay for both sides. What `function` makes of anything but `carry` may be computed always."""
-    return jax.lax.fori_loop(0, due.astype(jnp.int32), lambda _, carry: function(carry), carry)
+def when(due: Bool[Array, ""], function: Callable, carry: Any, *arguments: Any) -> Any:
+    """`function(carry, *arguments)` where `due`, elsewhere `carry`, at the cost of what is due: a loop of one or no turn, as of a
+    branch vmapped runs would pay for both sides. What is dear to compute must come of the carry or the arguments; of anything else
+    that `function` reads XLA may take it out of the loop, and compute it always."""
+
+    def turn(going_and_carry):
+        (going, carry), values = jax.lax.optimization_barrier((going_and_carry, arguments))
+        return jnp.zeros_like(going), function(carry, *values)
+
+    return jax.lax.while_loop(lambda going_and_carry: going_and_carry[0], turn, (due, carry))[1]
+
+
+def once(due: Bool[Array, ""], function: Callable, *arguments: Any) -> Any:
+    """`function(*arguments)` where `due`, elsewhere zeros, at the cost of what is due, as by `when`."""
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *arguments))
+    return when(due, lambda _, *values: function(*values), nothing, *arguments)
 
 
 def minibatch_epochs(

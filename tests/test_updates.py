@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from rljax.types import Model
-from rljax.updates import descend, minibatch_epochs, shuffled, when
+from rljax.updates import descend, minibatch_epochs, once, shuffled, when
 
 
 def test_shuffled_is_a_permutation_for_any_size():
@@ -56,3 +57,16 @@ def test_what_is_due_is_done_once_and_what_is_not_leaves_no_trace():
     np.testing.assert_array_equal(second, [2, 2, 6])
     nobody = jax.jit(step)(jnp.bool_(False), (jnp.float32(7.0), jnp.int32(4)))
     assert nobody == (7.0, 4)
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_what_is_not_due_costs_nothing(side_by_side):
+    """Its product stands within the loop of no turn, though it is of arguments that no turn would change."""
+    product = lambda x, y: x @ y
+    run = lambda due, x, y: once(due, product, x, y)
+    due, x = jnp.zeros(4 if side_by_side else (), bool), jnp.full((*(4,) * side_by_side, 8, 8), 2.0)
+    program = jax.jit(jax.vmap(run) if side_by_side else run).lower(due, x, x).compile()
+    entry = program.as_text().split("ENTRY ")[1]
+    assert " while(" in entry and " dot(" not in entry and " dot(" in program.as_text()
+    np.testing.assert_array_equal(program(due, x, x), jnp.zeros(x.shape))
+    np.testing.assert_array_equal(program(~due, x, x), jnp.full(x.shape, 32.0))

@@ -132,8 +132,9 @@ def make(
     def log_prob(state: State, observation, action, explore: bool = True):
         return learner.log_prob(state.learner, observation, action, explore)
 
-    def learn_by(state: State, batch: Sample, key: Key) -> tuple[Any, Metrics]:
-        """The learner's update on a mixture of the batch and of rollouts from the rest of it."""
+    def learn(before: Any, of: Any, batch: Sample, key: Key) -> tuple[Any, Metrics]:
+        """The learner's update on a mixture of the batch and of the model's rollouts from the rest of it."""
+        state = State(before, of)
         imagine_key, pay_key, update_key = jax.random.split(key, 3)
         imagined = dynamics.imagine(
             lambda observation, action, key: model.step(state.model, observation, action, key),
@@ -145,7 +146,7 @@ def make(
         imagined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), imagined)
         paid = pay(state, imagined, pay_key)
         new, metrics = learner.update(
-            state.learner, mixture(batch, imagined.replace(reward=paid), config.gamma, real), update_key
+            before, mixture(batch, imagined.replace(reward=paid), config.gamma, real), update_key
         )
         told = {
             "model/reward": imagined.reward.mean(),
@@ -157,16 +158,16 @@ def make(
     def update(state: State, batch: Sample, key: Key) -> tuple[State, Metrics]:
         """Metrics of who does not learn just now are 0."""
         learning = state.model.updates < config.model_updates
-        of_model = lambda carry: model.learn(carry[0], batch)
-        of_learner = lambda carry: learn_by(state._replace(learner=carry[0]), batch, key)
 
-        def idle(function, before):
-            """What `function` is to be called with, and gives where it is not due."""
-            _, metrics = jax.eval_shape(function, (before, None))
-            return before, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+        def turn(due, function, before, *arguments):
+            """`function(before, *arguments)` where it is due, elsewhere `before` and metrics of 0."""
+            metrics = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, before, *arguments)[1]
+            )
+            return when(due, lambda kept, *values: function(kept[0], *values), (before, metrics), *arguments)
 
-        new_model, model_metrics = when(learning, of_model, idle(of_model, state.model))
-        new_learner, metrics = when(~learning, of_learner, idle(of_learner, state.learner))
+        new_model, model_metrics = turn(learning, model.learn, state.model, batch)
+        new_learner, metrics = turn(~learning, learn, state.learner, state.model, batch, key)
         error = new_model.error[model.elites(new_model)].mean()
         return State(new_learner, new_model), metrics | model_metrics | {"model/error": error}
 

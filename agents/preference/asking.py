@@ -19,6 +19,7 @@ from rljax.losses import preference
 from rljax.metrics import Average
 from rljax.record import record
 from rljax.types import Env, Sample, Source
+from rljax.updates import once
 
 
 @record
@@ -104,11 +105,6 @@ def source(env: Env, own: Source, rewards: Callable, config: Any) -> Source:
         due = first | ((progress.asked > 0) & (since >= config.query_every))
         asked = jnp.where(due, jnp.minimum(size, config.max_judgements - progress.asked), 0)
         progress = Progress(steps, jnp.where(due, 0, since), progress.asked + asked)
-
-        def once(condition, function, *arguments):
-            """`function` of them where `condition` holds, zeros elsewhere, at no cost."""
-            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *arguments))
-            return jax.lax.fori_loop(0, condition.astype(jnp.int32), lambda *_: function(*arguments), nothing)
 
         judged, foretold = once(asked > 0, query, ring, agent_state.reward.params, first, asked, query_key)
         newness = once(exploring, newness_of, ring, sample, newness_key)

@@ -137,7 +137,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
     def update(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         query_key, policy_key = jax.random.split(key)
-        state = when(batch.asked > 0, lambda state: learn_from(state, batch, query_key), state)
+        state = when(batch.asked > 0, learn_from, state, batch, query_key)
         steps = batch.sample.transition
         far = jnp.log(jnp.clip(batch.newness, FLOOR, 1.0 / FLOOR))
         newness = jax.tree.map(

@@ -50,5 +50,7 @@ def test_the_binary_prints(folder, plain):
     command = [sys.executable, "-m", "rljax.experiments.answers", f"--run_dir={folder.path}"]
     shown = subprocess.run([*command, "--show=2"], capture_output=True, text=True, check=True, env=plain).stdout
     assert len(shown.splitlines()) == 2 and "=" in shown
-    measured = subprocess.run([*command, "--k=2", "--prompts=8"], capture_output=True, text=True, check=True, env=plain).stdout
+    measured = subprocess.run(
+        [*command, "--k=2", "--prompts=8"], capture_output=True, text=True, check=True, env=plain
+    ).stdout
     assert "pass@2" in measured and "temperature=4" in measured
