@@ -105,6 +105,10 @@ class Folder:
             scores[int(table["seed"][row]) - plan.seed, np.searchsorted(steps, table["step"][row])] = table[column][row]
         return found
 
+    def columns(self) -> list[str]:
+        """What metrics.csv tells of each seed; nothing where there is none yet."""
+        return [name for name in logging.read_table(self.metrics) if name not in ("step", "seed")]
+
     def column(self) -> str:
         """What a learning curve shows: evaluations where there were several along the run, else the episodes of training."""
         evaluated = any(len(steps) > 1 for steps, _ in self.curves("evaluation/return").values())

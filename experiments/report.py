@@ -19,6 +19,7 @@ from rljax.errors import UserError
 from rljax.experiments import cli
 from rljax.experiments.folder import COLUMNS, Folder, file_name
 from rljax.experiments.plan import Plan
+from rljax.names import nearest
 
 FLAGS = flags.FLAGS
 HEADER = ("environment", "agent", "steps", "seeds", "return: IQM (95 %)", "compile s", "train s", "steps/s", "device")
@@ -33,10 +34,15 @@ def main(argv):
 def report(folders: Iterable[str | pathlib.Path], out: str | pathlib.Path, column: str | None = None) -> str:
     """Write report.md and the pictures into `out`; returns the text.
 
+    Args:
+      column: of metrics.csv, what the curves show; None: evaluations where all runs have them, else the episodes of training.
     Raises:
-      ValueError: a folder that holds no run.
+      ValueError: a folder that holds no run, or no run has such a column.
     """
     plans = {folder: folder.plan() for folder in map(Folder, dict.fromkeys(map(pathlib.Path, folders)))}
+    known = {*COLUMNS, *(name for folder in plans for name in folder.columns())}
+    if column is not None and column not in known:
+        raise UserError(f"These runs have no column {column!r}; {nearest(column, known)}")
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     names = run_names(plans)
@@ -92,22 +98,24 @@ def draw(
     if column is None:
         columns = {folder.column() for folder in runs}
         column = columns.pop() if len(columns) == 1 else "episode/return"
-    found = {folder: folder.curves(column) for folder in runs}
+    shown, found = COLUMNS.get(column, column), {folder: folder.curves(column) for folder in runs}
     curves = {named(names[folder], point): curve for folder in runs for point, curve in found[folder].items()}
     missing = [f"`{names[folder]}`" for folder in runs if not found[folder]]
     if curves:
-        plots.learning_curves(curves, path, env, COLUMNS[column])
+        plots.learning_curves(curves, path, env, shown)
     return [
         *([f"![{env}]({path.name})", ""] if curves else []),
-        *([f"{env}: no {COLUMNS[column]} of {', '.join(missing)}.", ""] if missing else []),
+        *([f"{env}: no {shown} of {', '.join(missing)}.", ""] if missing else []),
     ]
 
 
 def entry(argv=None):
     """Parse flags, report, and turn what a user can mend into one sentence and a non-zero exit."""
     flags.DEFINE_string("out", "runs/report", "Folder for the pictures and report.md.")
-    flags.DEFINE_enum(
-        "column", None, list(COLUMNS), "What the curves show; by default evaluations where all runs have them."
+    flags.DEFINE_string(
+        "column",
+        None,
+        "What the curves show, a column of metrics.csv such as policy/entropy; by default evaluations where all runs have them.",
     )
     cli.define_debug_flag()
     app.run(cli.guarded(main), argv)

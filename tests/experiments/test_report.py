@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from rljax import plots
+from rljax.errors import UserError
 from rljax.experiments.report import report
 
 
@@ -77,6 +78,17 @@ def test_runs_of_one_agent_are_told_apart_by_their_folders(run, tmp_path, drawn)
     }
     same = kept(run[0], tmp_path / "elsewhere" / "a")
     assert rows(report([a, same], tmp_path / "out"))[2][1].startswith(f"ppo ({same})")
+
+
+def test_any_column_is_drawn_and_one_that_no_run_has_is_refused(run, tmp_path, drawn):
+    folder = run[0]
+    report([folder.path], tmp_path / "out", "policy/entropy")
+    curves, label = drawn["gymnax-CartPole-v1.png"]
+    steps, entropy = curves["ppo learning_rate=0.001"]
+    assert label == "policy/entropy" and len(steps) == 10 and (entropy <= np.log(2.0) + 1e-4).all()
+    with pytest.raises(UserError, match="These runs have no column 'policy/entrop'; nearest: policy/entropy"):
+        report([folder.path], tmp_path / "none", "policy/entrop")
+    assert not (tmp_path / "none").exists()
 
 
 def test_an_unfinished_run_says_so(run, tmp_path, drawn):
