@@ -8,13 +8,12 @@ groups all pairs count, and on policy that is RLOO's gradient.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rljax.agents.alignment import writer
 from rljax.agents.alignment.writer import State, source
 from rljax.completions import Completions
 from rljax.errors import UserError
-from rljax.losses import divergence, surrogate
+from rljax.losses import divergence, preference, surrogate
 from rljax.names import nearest
 from rljax.record import record, static
 from rljax.types import Agent, EnvSpec, Key, Metrics
@@ -47,7 +46,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         raise UserError(f"P3O has no clip {config.clip!r}; {nearest(config.clip, surrogate.PAIRWISE)}")
     if config.group_size < 2:
         raise UserError(f"group_size={config.group_size} leaves no pair to compare; it must be 2 at least.")
-    pairs = np.stack(np.triu_indices(config.group_size, 1), axis=1)
+    pairs = preference.pairs_among(config.group_size)
 
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
         before, reference = (parts.whole(params, batch) for params in (state.model.params, state.reference))

@@ -26,14 +26,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rljax import completions
 from rljax.agents.alignment import writer
 from rljax.completions import Compared
 from rljax.errors import UserError
-from rljax.losses import alignment, listwise, self_play
+from rljax.losses import alignment, listwise, preference, self_play
 from rljax.names import nearest
 from rljax.networks import language_model
 from rljax.networks.language_model import Mixture
@@ -46,9 +45,7 @@ from rljax.updates import descend
 @record
 class Config(writer.GroupConfig):
     tau: float = 0.1  # of the divergence from the reference
-    rate: float = (
-        1.0  # of mirror descent, e^(rate P) a step: nash_mp, inpo (1 / its eta), dno (1 / its eta), sppo (its eta)
-    )
+    rate: float = 1.0  # of mirror descent, e^(rate P) a step: eta of sppo, 1 / eta of inpo and dno; nash_mp
     mixture: float = 0.125  # the reference's share in nash_md's opponent
     optimism: float = 0.01  # alpha of vpo and xpo
     noise: float = 1.0  # of the judge, where the environment has none
@@ -187,27 +184,28 @@ def _inpo(config, seen):
     loss = lambda pair: self_play.inpo(
         log_prob[pair], reference[pair], last[pair], jnp.arange(2), 1.0 / config.rate, config.tau
     )
-    return _judged(loss, seen.preference, _among(len(log_prob)))
+    return preference.over_judgements(loss, seen.preference, preference.pairs_among(len(log_prob)))
 
 
 def _dno(config, seen):
-    log_prob, last, won = seen.log_prob.sum(axis=-1), seen.last.sum(axis=-1), _won(seen)
+    log_prob, last, won = seen.log_prob.sum(axis=-1), seen.last.sum(axis=-1), preference.win_rates(seen.preference)
     loss = lambda pair: self_play.dno(log_prob[pair], last[pair], won[pair], 1.0 / config.rate)
-    return jax.vmap(loss)(_among(len(won))).mean()
+    return jax.vmap(loss)(jnp.asarray(preference.pairs_among(len(won)))).mean()
 
 
 def _sppo(config, seen):
     loss = lambda *one: self_play.sppo(*one, config.rate)
-    return jax.vmap(loss)(seen.log_prob.sum(axis=-1), seen.last.sum(axis=-1), _won(seen)).mean()
+    return jax.vmap(loss)(
+        seen.log_prob.sum(axis=-1), seen.last.sum(axis=-1), preference.win_rates(seen.preference)
+    ).mean()
 
 
 def _dpo(config, seen):
-    return _direct(config, seen, _among(len(seen.log_prob)))
+    return _direct(config, seen, preference.pairs_among(len(seen.log_prob)))
 
 
 def _vpo(config, seen):
-    size = config.group_size
-    return _direct(config, seen, _among(size)) + _optimism(config, seen, config.tau)
+    return _direct(config, seen, preference.pairs_among(config.group_size)) + _optimism(config, seen, config.tau)
 
 
 def _xpo(config, seen):
@@ -223,33 +221,13 @@ def _direct(config, seen, pairs):
         group = log_prob[pair], reference[pair], length[pair]
         return listwise.direct_loss("dpo", *group, jnp.arange(2), beta=config.tau)
 
-    return _judged(loss, seen.preference, pairs)
+    return preference.over_judgements(loss, seen.preference, pairs)
 
 
 def _optimism(config, seen, beta):
     log_prob, reference = (x[config.group_size :].sum(axis=-1) for x in (seen.log_prob, seen.reference))
     bias = lambda *one: self_play.value_bias(*one, "optimistic", config.optimism, beta)
     return jax.vmap(bias)(log_prob, reference).mean()
-
-
-def _judged(loss, preference, pairs: Int[Array, "N 2"]):
-    """The mean over pairs of `loss` of (better, worse), by how likely each is the better one."""
-
-    def both(pair):
-        better = preference[pair[0], pair[1]]
-        return better * loss(pair) + (1.0 - better) * loss(pair[::-1])
-
-    return jax.vmap(both)(pairs).mean()
-
-
-def _among(size: int) -> Int[Array, "N 2"]:
-    return jnp.array(np.stack(np.triu_indices(size, 1), axis=1))
-
-
-def _won(seen) -> Float[Array, " K"]:
-    """P(better than another of the group), in the mean over the others."""
-    size = len(seen.preference)
-    return (seen.preference.sum(axis=1) - jnp.diag(seen.preference)) / (size - 1)
 
 
 METHODS = {

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rljax.errors import UserError
@@ -104,7 +105,7 @@ def linear(scores: Scores, ranks: Ranks, offset: Number = 1e-6) -> Scalar:
 
 def _over_pairs(pair, scores, ranks, number):
     """The mean over all unordered pairs; `order` is below 0 where the first is better."""
-    first, second = jnp.triu_indices(len(scores), 1)
+    first, second = pairs_among(len(scores)).T
     order = jnp.sign(ranks[first] - ranks[second])
     return jax.vmap(pair, (0, 0, 0, None))(scores[first], scores[second], order, number).mean()
 
@@ -173,3 +174,23 @@ def agreement(scores: Scores, ranks: Ranks) -> tuple[Scalar, Scalar]:
     better = (ranks[:, None] < ranks).astype(jnp.float32)
     count = better.sum()
     return (better * (0.5 + 0.5 * order)).sum() / jnp.maximum(count, 1.0), count
+
+
+def pairs_among(size: int) -> Int[np.ndarray, "N 2"]:
+    """All pairs of a group, each once, by their places."""
+    return np.stack(np.triu_indices(size, 1), axis=1)
+
+
+def over_judgements(loss: Callable, preference: Float[Array, "G G"], pairs: Int[Array | np.ndarray, "N 2"]) -> Scalar:
+    """The mean over pairs of `loss` of the places (better, worse), by how likely each is the better one."""
+
+    def both(pair):
+        better = preference[pair[0], pair[1]]
+        return better * loss(pair) + (1.0 - better) * loss(pair[::-1])
+
+    return jax.vmap(both)(jnp.asarray(pairs)).mean()
+
+
+def win_rates(preference: Float[Array, "G G"]) -> Scores:
+    """P(better than another of the group), in the mean over the others."""
+    return (preference.sum(axis=1) - jnp.diag(preference)) / (len(preference) - 1)
