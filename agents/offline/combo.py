@@ -7,12 +7,12 @@ and the data do not, and no measure of the model's uncertainty is needed.
 
 import jax
 
-from rljax.agents.offline import cql, mopo
+from rljax.agents.offline import mopo
 from rljax.agents.online import sac
 from rljax.errors import UserError
 from rljax.losses import conservative
 from rljax.networks import heads
-from rljax.networks.policies import q_taken
+from rljax.networks.policies import q_taken, sampled_values
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, EnvSpec, Key, Sample
 
@@ -41,8 +41,9 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     """
     if not isinstance(spec.action, Continuous):
         raise UserError(f"COMBO needs continuous actions; here are {spec.action.num_actions} discrete ones.")
-    _, critic = sac.networks(spec, config)
-    head, values = heads.of(config), cql.sampled_values(spec, config)
+    policy, critic = sac.networks(spec, config)
+    head = heads.of(config)
+    values = sampled_values(spec, policy, critic, config.num_samples, head)
 
     def penalty(critic_params, state: sac.State, mixture: Sample, key: Key):
         """Of a mixture that begins with the steps of the data."""

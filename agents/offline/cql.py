@@ -12,8 +12,7 @@ by the target critics stands for it. (The authors' code lets it be 0, or an infi
 the smallest one in mazes and hands where nothing was reached: github.com/nakamotoo/Cal-QL, JaxCQL/replay_buffer.py.)
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ from rljax.losses import conservative
 from rljax.losses.actor_critic import clipped_q
 from rljax.losses.value import double_q_value, td_target
 from rljax.networks import heads
-from rljax.networks.policies import init_critic, log_prob_of, q_taken, soft_policy
+from rljax.networks.policies import init_critic, log_prob_of, q_taken, sampled_values, soft_policy
 from rljax.record import record, static
 from rljax.types import Agent, Continuous, Env, EnvSpec, Key, Metrics, Model, Params, Sample, Source
 from rljax.updates import descend
@@ -123,42 +122,10 @@ def adjust(multiplier: Model, gap, config: Config) -> tuple[Model, Metrics]:
 # --- Continuous actions: soft actor-critic with one loss more -----------------------------------------------------------
 
 
-def sampled_values(spec: EnvSpec, config: Any) -> Callable:
-    """(policy params, critic params, steps [B], keys [3]) -> values [E, 3 n, B] of actions at s, and their log densities [3 n, B]:
-    n = `config.num_samples` of the uniform law, n of pi(s) and n of pi(s')."""
-    policy, critic = sac.networks(spec, config)
-    head, num_samples = heads.of(config), config.num_samples
-
-    def sampled_actions(policy_params, steps, keys):
-        size = steps.reward.shape[0]
-        uniform_key, key, next_key = keys
-        uniform = distributions.uniform_action(spec.action, num_samples * size, uniform_key)
-        uniform = uniform.reshape(num_samples, size, -1)
-        uniform_log_density = distributions.uniform_log_prob(spec.action, num_samples * size).reshape(num_samples, size)
-
-        def of_policy(observation, key):
-            acting = soft_policy(spec, policy.apply(policy_params, observation))
-            return acting.sample_and_log_prob(seed=key, sample_shape=num_samples)
-
-        here, next_ = of_policy(steps.observation, key), of_policy(steps.next_observation, next_key)
-        actions, log_densities = zip((uniform, uniform_log_density), here, next_)
-        return jnp.concatenate(actions), jnp.concatenate(log_densities)
-
-    def values(policy_params, critic_params, steps, keys):
-        actions, log_density = sampled_actions(policy_params, steps, keys)
-        # all at s, those of pi(s') too; as one batch, which is a quarter faster on CPUs than one for each action
-        merge = lambda x: x.reshape(-1, *x.shape[2:])
-        observation = jnp.broadcast_to(steps.observation, (len(actions), *steps.observation.shape))
-        q = q_taken(critic, spec, critic_params, merge(observation), merge(actions), head)
-        return q.reshape(len(q), *log_density.shape), log_density
-
-    return values
-
-
 def make_continuous(spec: EnvSpec, config: Config) -> Agent:
     policy, critic = sac.networks(spec, config)
     head = heads.of(config)
-    values = sampled_values(spec, config)
+    values = sampled_values(spec, policy, critic, config.num_samples, head)
 
     def value_at_end(state: State, observation, key: Key):
         """Of the policy, by the lower target critic and one action of it, [B]."""

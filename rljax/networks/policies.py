@@ -1,5 +1,7 @@
 """Policies and critics as many agents have them: distributions over actions, and values of actions given."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -153,3 +155,35 @@ def loss_of_critics(
         losses = jax.vmap(jax.vmap(implicit.expectile_loss, (0, None)), (0, None))(errors, expectile)
     loss = (batch.weight * losses.sum(axis=0)).mean()
     return loss, {"loss/critic": loss, "critic/q": q.mean(), "priority": jnp.abs(errors).mean(axis=0)}
+
+
+def sampled_values(
+    spec: EnvSpec, policy: nn.Module, critic: nn.Module, num_samples: int, head: Head = MEAN
+) -> Callable:
+    """(policy params, critic params, steps [B], keys [3]) -> values [E, 3 n, B] of actions at s, and their log densities [3 n, B]:
+    n = `num_samples` of the uniform law, n of pi(s) and n of pi(s')."""
+
+    def sampled_actions(policy_params, steps, keys):
+        size = steps.reward.shape[0]
+        uniform_key, key, next_key = keys
+        uniform = distributions.uniform_action(spec.action, num_samples * size, uniform_key)
+        uniform = uniform.reshape(num_samples, size, -1)
+        uniform_log_density = distributions.uniform_log_prob(spec.action, num_samples * size).reshape(num_samples, size)
+
+        def of_policy(observation, key):
+            acting = soft_policy(spec, policy.apply(policy_params, observation))
+            return acting.sample_and_log_prob(seed=key, sample_shape=num_samples)
+
+        here, next_ = of_policy(steps.observation, key), of_policy(steps.next_observation, next_key)
+        actions, log_densities = zip((uniform, uniform_log_density), here, next_)
+        return jnp.concatenate(actions), jnp.concatenate(log_densities)
+
+    def values(policy_params, critic_params, steps, keys):
+        actions, log_density = sampled_actions(policy_params, steps, keys)
+        # all at s, those of pi(s') too; as one batch, which is a quarter faster on CPUs than one for each action
+        merge = lambda x: x.reshape(-1, *x.shape[2:])
+        observation = jnp.broadcast_to(steps.observation, (len(actions), *steps.observation.shape))
+        q = q_taken(critic, spec, critic_params, merge(observation), merge(actions), head)
+        return q.reshape(len(q), *log_density.shape), log_density
+
+    return values
