@@ -1,17 +1,20 @@
 """Measure speed here and now: environment steps and updates per second, compile seconds, peak memory.
 
   python -m rljax.experiments.benchmark                       the agents on their small environments
-  python -m rljax.experiments.benchmark --cases=ppo:brax/hopper,dqn:gymnax/CartPole-v1
+  python -m rljax.experiments.benchmark --cases=ppo:brax/hopper,dqn:gymnax/CartPole-v1,'dqn?prioritised=True:gymnax/CartPole-v1'
   python -m rljax.experiments.benchmark --handwritten         PPO against the same by hand, turn by turn
   python -m rljax.experiments.benchmark --seeds=16            16 seeds of each case in one program against 16 times one seed
   python -m rljax.experiments.benchmark --peers=.venv-peers/bin/python    against rejax and Stable-Baselines3 (make benchmark-peers)
   python -m rljax.experiments.benchmark --offline_peers=.venv-peers/bin/python      offline agents against d3rlpy, turn by turn
   python -m rljax.experiments.benchmark --imitation_peer=.venv-imitation/bin/python    GAIL against the imitation library
+  python -m rljax.experiments.benchmark --law_peers=.venv-peers/bin/python      QR-DQN and TQC against sb3-contrib, turn by turn
+  python -m rljax.experiments.benchmark --token_peer=.venv-peers/bin/python     GRPO against TRL, turn by turn
 
 Agents that learn from data read 20,000 random steps of their environment. Machines are noisy: compare ratios of one run, not
 numbers of two. Times are medians and leave compiling out.
 """
 
+import ast
 import json
 import pathlib
 import resource
@@ -35,10 +38,14 @@ CASES = ("ppo:gymnax/CartPole-v1", "dqn:gymnax/CartPole-v1", "sac:gymnax/Pendulu
 CHUNK_SECONDS = 2.0  # of a timed chunk, about
 PEERS = ("rejax", "stable-baselines3")
 OFFLINE = ("iql", "cql", "td3_bc", "dt")
+LAWS = ("qr_dqn_small", "qr_dqn", "tqc")
+TOKENS = ("few", "small", "large")
 
 
 def define_flags():
-    flags.DEFINE_list("cases", list(CASES), "AGENT:ENVIRONMENT pairs.")
+    flags.DEFINE_list(
+        "cases", list(CASES), "AGENT:ENVIRONMENT pairs, an agent's settings as in dqn?num_atoms=8&head=quantile."
+    )
     flags.DEFINE_integer("num_seeds", 2, "Seeds side by side.", lower_bound=1)
     flags.DEFINE_enum("layout", "auto", ["auto", "vmap", "devices", "map", "data"], "How seeds share devices.")
     flags.DEFINE_integer("repetitions", 7, "Timed chunks of each program.")
@@ -48,6 +55,8 @@ def define_flags():
     flags.DEFINE_integer("peer_steps", 500_000, "Environment steps of the comparison with peers.")
     flags.DEFINE_string("offline_peers", None, "Python of an environment with d3rlpy.")
     flags.DEFINE_string("imitation_peer", None, "Python of an environment with the imitation library.")
+    flags.DEFINE_string("law_peers", None, "Python of an environment with sb3-contrib.")
+    flags.DEFINE_string("token_peer", None, "Python of an environment with TRL.")
     flags.DEFINE_string("out", None, "Also write the numbers to this JSON file.")
     flags.DEFINE_bool("debug", False, "Show the traceback of errors.")
 
@@ -62,7 +71,12 @@ def main(argv):
     elif FLAGS.peers:
         results = peers(FLAGS.peers, FLAGS.peer_steps)
     elif FLAGS.offline_peers:
-        results = offline_peers(FLAGS.offline_peers, FLAGS.repetitions)
+        results = in_turns("offline_peers.py", FLAGS.offline_peers, "d3rlpy", OFFLINE, FLAGS.repetitions)
+    elif FLAGS.law_peers:
+        results = in_turns("law_peers.py", FLAGS.law_peers, "sb3-contrib", LAWS, FLAGS.repetitions)
+    elif FLAGS.token_peer:
+        what = "completions_per_second"
+        results = in_turns("token_peers.py", FLAGS.token_peer, "trl", TOKENS, FLAGS.repetitions, what)
     elif FLAGS.imitation_peer:
         results = imitation_peer(FLAGS.imitation_peer, FLAGS.repetitions)
     else:
@@ -72,17 +86,28 @@ def main(argv):
         pathlib.Path(FLAGS.out).write_text(json.dumps(results, indent=2) + "\n")
 
 
-def parsed(text: str) -> tuple[str, str]:
-    """Agent and environment of a case. Raises UserError where it is not of this form."""
-    agent, colon, env = text.partition(":")
-    if not colon:
-        raise UserError(f"--cases={text} is no AGENT:ENVIRONMENT, as {CASES[0]}.")
-    return agent, env
+def parsed(text: str) -> tuple[str, str, dict]:
+    """Agent, environment and settings of a case. Raises UserError where it is not of this form."""
+    named, colon, env = text.partition(":")
+    agent, _, options = named.partition("?")
+    pairs = [option.partition("=") for option in options.split("&") if option]
+    if not colon or not all(value for _, _, value in pairs):
+        raise UserError(
+            f"--cases={text} is no AGENT:ENVIRONMENT, as {CASES[0]} or dqn?prioritised=True:gymnax/CartPole-v1."
+        )
+    return agent, env, {name: _value(value) for name, _, value in pairs}
 
 
-def case(agent: str, env: str, num_seeds: int, layout: str, repetitions: int) -> dict:
-    """Speed of one agent in one environment, with the settings tuned for it, all seeds counted together."""
-    config = catalog.fields(catalog.agent(agent).Config().replace(**catalog.tuned(agent, env)))
+def _value(text: str):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def case(agent: str, env: str, settings: dict, num_seeds: int, layout: str, repetitions: int) -> dict:
+    """Speed of one agent in one environment, with the settings tuned for it and then these, all seeds counted together."""
+    config = catalog.fields(catalog.configure(agent, catalog.tuned(agent, env) | settings))
     config = {**config, **({"total_steps": 1e9} if "total_steps" in config else {})}
     dataset = f"{env}/random?transitions=20000" if catalog.needs_data(agent) else ""
     program = Program(Plan(agent, env, 10**9, num_seeds, config=config, layout=layout, dataset=dataset))
@@ -99,7 +124,7 @@ def case(agent: str, env: str, num_seeds: int, layout: str, repetitions: int) ->
         times.append(seconds)
     per_iteration = statistics.median(times) / iterations
     return {
-        "what": f"{agent} {env}",
+        "what": " ".join([agent, env, *(f"{name}={value}" for name, value in settings.items())]),
         "num_seeds": num_seeds,
         "env_steps_per_second": round(num_seeds * program.source.env_steps / per_iteration),
         "updates_per_second": round(num_seeds * program.source.num_batches / per_iteration, 1),
@@ -172,10 +197,10 @@ def handwritten(repetitions: int, num_envs: int = 64, length: int = 128, iterati
     return list(results.values())
 
 
-def seeds(agent: str, env: str, count: int, repetitions: int) -> list[dict]:
+def seeds(agent: str, env: str, settings: dict, count: int, repetitions: int) -> list[dict]:
     """Updates a second of one seed, and of many in one program laid out in each way, all counted together."""
-    one = case(agent, env, 1, "map", repetitions)
-    many = [case(agent, env, count, layout, repetitions) for layout in ("devices", "vmap", "map")]
+    one = case(agent, env, settings, 1, "map", repetitions)
+    many = [case(agent, env, settings, count, layout, repetitions) for layout in ("devices", "vmap", "map")]
     for entry, layout in zip(many, ("devices", "vmap", "map")):
         entry["what"] += f", {layout}"
         ratio = entry["updates_per_second"] / one["updates_per_second"]
@@ -198,18 +223,25 @@ def peers(python: str, steps: int) -> list[dict]:
     return results
 
 
-def offline_peers(python: str, repetitions: int) -> list[dict]:
-    """Updates a second of offline agents on one thread, this library and d3rlpy in turns. Raises as `peers`."""
+def in_turns(
+    script: str,
+    python: str,
+    peer: str,
+    cases: tuple[str, ...],
+    repetitions: int,
+    what: str = "updates_per_second",
+) -> list[dict]:
+    """So many of `what` a second in each case on one thread, this library and a peer in turns. Raises as `peers`."""
     results = []
-    for agent in OFFLINE:
-        rates = {"rljax": [], "d3rlpy": []}
+    for case_name in cases:
+        rates = {"rljax": [], peer: []}
         for _ in range(repetitions):
             for name, found in rates.items():
-                found.append(by_script("offline_peers.py", python, name, agent)["updates_per_second"])
+                found.append(by_script(script, python, name, case_name)[what])
         ratios = [a / b for a, b in zip(*rates.values())]
-        ratio = {"to": "d3rlpy", "median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+        ratio = {"to": peer, "median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
         for name, found in rates.items():
-            results.append({"what": f"{agent}, {name}", "updates_per_second": round(statistics.median(found), 1)})
+            results.append({"what": f"{case_name}, {name}", what: round(statistics.median(found), 1)})
         results[-2]["ratio"] = ratio
     return results
 
