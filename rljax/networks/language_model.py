@@ -19,7 +19,9 @@ from rljax.types import Key, Params
 
 NEVER = -1e9  # a logit; finite, so that 0 log 0 is 0
 
-Cache = tuple[tuple[Array, Array], ...]  # for each layer keys and values, [B, S, num_kv_heads, D]
+Cache = tuple[
+    tuple[Array, Array], ...
+]  # for each layer keys and values, [B, num_kv_heads, S, D], as they are multiplied
 
 
 class LanguageModel(nn.Module):
@@ -108,11 +110,11 @@ class LanguageModel(nn.Module):
         if self.positions == "rotary":
             period = periods(head_size, self.rotary_base, self.rotary_scaling)
             query, key = rotated(query, position, period), rotated(key, position, period)
+        key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
         if cache is not None:
-            write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1)
+            write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=2)
             key, value = write(cache[0], key), write(cache[1], value)
-        attended = jax.nn.dot_product_attention(query, key, value, mask=seen[:, None])
-        attended = attended.reshape(batch * size, self.num_heads * head_size)
+        attended = attention(query, key, value, seen).reshape(batch * size, self.num_heads * head_size)
         return self._dense(self.width, f"out_{layer}", self.bias == "all")(attended), (key, value)
 
     def _feed(self, x, layer):
@@ -181,6 +183,21 @@ def check(model: LanguageModel, longest: int = 0) -> None:
         )
 
 
+def attention(
+    query: Float[Array, "B S H D"],
+    key: Float[Array, "B K C D"],
+    value: Float[Array, "B K C D"],
+    seen: Bool[Array, "B S C"],
+) -> Float[Array, "B S H D"]:
+    """What tokens read of those that they see, each head of keys and values for H / K heads of queries. Keys lie as they are
+    multiplied: those of a cache need not be turned again for each token that is drawn."""
+    batch, size, heads, head_size = query.shape
+    grouped = query.reshape(batch, size, key.shape[1], -1, head_size)
+    logits = jnp.einsum("bskgd,bkcd->bkgsc", grouped, key, preferred_element_type=jnp.float32) * head_size**-0.5
+    chance = jax.nn.softmax(jnp.where(seen[:, None, None], logits, NEVER)).astype(value.dtype)
+    return jnp.einsum("bkgsc,bkcd->bskgd", chance, value).reshape(query.shape)
+
+
 def periods(size: int, base: float, scaling: tuple[float, ...] = ()) -> Float[Array, " D/2"]:
     """How many places each pair of a head's numbers takes to turn by one radian, base^(2 i / D).
 
@@ -211,14 +228,14 @@ def completion_logits(
     model: LanguageModel, params: Params, prompt: Int[Array, "B P"], completion: Int[Array, "B T"]
 ) -> Float[Array, "B T V"]:
     """The logits that each token of a completion was to be drawn by, given the prompt and what stands before it."""
-    return drawable(_read(model, params, prompt, completion)[:, prompt.shape[1] - 1 : -1], model.num_drawn)
+    return drawable(_before(model, params, prompt, completion), model.num_drawn)
 
 
 def completion_values(
     model: LanguageModel, params: Params, prompt: Int[Array, "B P"], completion: Int[Array, "B T"]
 ) -> Float[Array, "B T"]:
     """What a model of one output tells before each token of a completion: of the prompt and the tokens so far, not of the token."""
-    return _read(model, params, prompt, completion)[:, prompt.shape[1] - 1 : -1, 0]
+    return _before(model, params, prompt, completion)[..., 0]
 
 
 def completion_score(
@@ -227,6 +244,11 @@ def completion_score(
     """What a model of one output tells of whole completions, at the last token of each."""
     last = prompt.shape[1] - 1 + mask(completion).sum(axis=1, keepdims=True)
     return jnp.take_along_axis(_read(model, params, prompt, completion)[..., 0], last, axis=1)[:, 0]
+
+
+def _before(model, params, prompt, completion, **options):
+    """What a model tells before each token of a completion; nobody asks after the last."""
+    return _read(model, params, prompt, completion[:, :-1], **options)[:, prompt.shape[1] - 1 :]
 
 
 def _read(model, params, prompt, completion, **options):
@@ -272,7 +294,7 @@ def score(
         logits = drawable(logits, model.num_drawn) / temperature
         return taken(logits[:, None], token)[:, 0], entropy(logits)
 
-    features = _read(model, params, prompt, completion, head=False)[:, prompt.shape[1] - 1 : -1]
+    features = _before(model, params, prompt, completion, head=False)
     found = jax.lax.map(scored, (in_chunks(features), in_chunks(completion)))
     return Scored(*(x.reshape(-1)[: completion.size].reshape(completion.shape) for x in found))
 
@@ -352,7 +374,7 @@ def complete(
     visible = jnp.concatenate([mask(prompt), jnp.zeros((batch, length), bool)], axis=1)
     logits, cache = model.apply(params, prompt, visible[:, :size])
     last = drawable(logits[:, -1], model.num_drawn)
-    room = lambda x: jnp.pad(x, ((0, 0), (0, length), (0, 0), (0, 0)))
+    room = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, length), (0, 0)))
 
     def draw(logits, alive, step, given):
         drawn = jax.random.categorical(jax.random.fold_in(key, step), likeliest(logits / temperature, top_k, top_p))
