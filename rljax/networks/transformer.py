@@ -1,6 +1,6 @@
 """A transformer, causal or not. Vaswani et al., 2017 (arXiv:1706.03762), in the form of GPT-2: normalised before each part.
 
-Positions are the caller's: add an embedding of them to the tokens.
+Positions are the caller's: add an embedding of them to the tokens. Products are taken of [B * S, width], as in language_model.py.
 """
 
 import flax.linen as nn
@@ -26,22 +26,22 @@ class Transformer(nn.Module):
         self, tokens: Float[Array, "B S D"], mask: Bool[Array, "B S"], key: Array | None = None
     ) -> Float[Array, "B S D"]:
         keys = [None] * (2 * self.num_layers + 1) if key is None else jax.random.split(key, 2 * self.num_layers + 1)
-        size = tokens.shape[1]
+        batch, size, width = tokens.shape
         earlier = jnp.ones((size, size), bool)
         visible = (jnp.tril(earlier) if self.causal else earlier) & mask[:, None, None, :]  # [B, 1, S, S]
-        x = self._drop(tokens, keys[-1])
+        x = self._drop(tokens.reshape(batch * size, width), keys[-1])
         for layer in range(self.num_layers):
             x = x + self._drop(self._attend(nn.LayerNorm()(x), visible), keys[2 * layer])
-            hidden = nn.gelu(nn.Dense(4 * x.shape[-1])(nn.LayerNorm()(x)))
-            x = x + self._drop(nn.Dense(x.shape[-1])(hidden), keys[2 * layer + 1])
-        return nn.LayerNorm()(x)
+            hidden = nn.gelu(nn.Dense(4 * width)(nn.LayerNorm()(x)))
+            x = x + self._drop(nn.Dense(width)(hidden), keys[2 * layer + 1])
+        return nn.LayerNorm()(x).reshape(batch, size, width)
 
     def _attend(self, x, visible):
-        width = x.shape[-1]
+        width, (batch, _, _, size) = x.shape[-1], visible.shape
         heads = (self.num_heads, width // self.num_heads)
-        query, key, value = (nn.DenseGeneral(heads)(x) for _ in range(3))
+        query, key, value = (nn.DenseGeneral(heads)(x).reshape(batch, size, *heads) for _ in range(3))
         attended = jax.nn.dot_product_attention(query, key, value, mask=visible)
-        return nn.DenseGeneral(width, axis=(-2, -1))(attended)
+        return nn.DenseGeneral(width, axis=(-2, -1))(attended.reshape(-1, *heads))
 
     def _drop(self, x, key):
         if key is None or self.dropout == 0.0:
