@@ -183,6 +183,9 @@ FDIVERGENCES = {
 }
 
 
+UNBOUNDED = ("reverse_kl", "reverse_chi_square")  # infinite where p has no chance and pi has; alpha too, from 1 on
+
+
 def f_divergence(name: str, alpha: Number = 0.5) -> FDivergence:
     """The f-divergence of a name; only "alpha" reads `alpha`, which is neither 0 nor 1. Raises UserError where there is
     none."""
@@ -191,11 +194,20 @@ def f_divergence(name: str, alpha: Number = 0.5) -> FDivergence:
     return FDIVERGENCES[name](alpha)
 
 
+def log_partition(log_target: Float[Array, " K"], log_prob: Float[Array, " K"]) -> Scalar:
+    """log Z of a target P(y) / Z, by importance sampling: the logarithm of the mean of P / pi over samples of pi. Khalifa et al.,
+    2020 (GDC, arXiv:2012.11635); for each prompt by itself Korbak et al., 2021 (arXiv:2112.00791).
+
+    Z itself is unbiased, its logarithm is not. -inf where no sample has a chance."""
+    chex.assert_equal_shape([log_target, log_prob])
+    return jax.nn.logsumexp(log_target - log_prob) - jnp.log(log_prob.shape[0])
+
+
 def pseudo_reward(name: str, log_prob: LogProbs, target: LogProbs, alpha: Number = 0.5) -> LogProbs:
     """-f'(pi / p) of whole sequences of the policy, a constant: REINFORCE with it descends D_f(pi, p). f-DPG, arXiv:2302.08215.
 
-    `target` is log p, normalised. A baseline may be taken off, as f' is known up to a constant. Raises UserError as
-    `f_divergence`."""
+    `target` is log p, normalised; -inf counts as a log ratio of 20. A baseline may be taken off, as f' is known up to a constant.
+    Raises UserError as `f_divergence`."""
     t = _bounded(log_prob - target)
     return -jax.lax.stop_gradient(f_divergence(name, alpha).slope(t))
 

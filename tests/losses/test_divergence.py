@@ -255,6 +255,45 @@ def test_pseudo_rewards_descend_their_divergence(name):
 
 
 @pytest.mark.parametrize("name", lib.FDIVERGENCES)
+def test_exact_descent_comes_to_the_target(name):
+    """Of a softmax over five completions, one of them nearly out of the policy's sight."""
+    target = jnp.log(jnp.array([0.05, 0.4, 0.25, 0.2, 0.1]))
+
+    def loss(theta):
+        log_prob = jax.nn.log_softmax(theta)
+        reward = lib.pseudo_reward(name, log_prob, target, 0.3)
+        return -(jax.lax.stop_gradient(jnp.exp(log_prob)) * reward * log_prob).sum()
+
+    size = lambda i: 0.5 * 0.997**i
+    step = lambda theta, i: (theta - size(i) * jax.grad(loss)(theta), None)
+    begun = jnp.array([1.0, 0.5, 0.0, 0.0, -3.0])
+    theta = jax.lax.scan(step, begun, jnp.arange(3000))[0]
+    np.testing.assert_allclose(jax.nn.softmax(theta), jnp.exp(target), atol=2e-3)
+
+
+def test_the_partition_function_from_samples():
+    """Unbiased, whatever is sampled from: by all pairs of samples. Where nothing has a chance there is none of it."""
+    target = 3.0 * np.exp(np.asarray(log_probs(jnp.asarray(REFERENCE)))) * (SEQUENCES[:, 0] > 0)  # not normalised
+    policy = np.asarray(log_probs(jnp.asarray(THETA)))
+    some = np.array(list(itertools.product(range(V**T), repeat=2)))
+    with np.errstate(divide="ignore"):
+        log_target = jnp.asarray(np.log(target))
+    found = jax.vmap(lib.log_partition)(log_target[some], jnp.asarray(policy)[some])
+    assert float((np.exp(policy[some].sum(1)) * jnp.exp(found)).sum()) == pytest.approx(target.sum(), rel=1e-12)
+    assert found[0] == -jnp.inf
+    assert float(lib.log_partition(log_target[-2:], log_target[-2:] - 0.3)) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("name", lib.FDIVERGENCES)
+def test_what_the_target_would_not_write(name):
+    """Costs f' at infinity, by a bound on log ratios; `UNBOUNDED` says where there is none."""
+    found = float(-lib.pseudo_reward(name, jnp.array(-1.0), jnp.array(-jnp.inf), 0.3))
+    limit = dict(kl=0.0, jensen_shannon=np.log(2.0), alpha=1 / 0.7, total_variation=0.5, chi_square=1.0)
+    assert set(limit) | set(lib.UNBOUNDED) == set(lib.FDIVERGENCES)
+    assert found == pytest.approx(limit[name], abs=1e-5) if name in limit else found > 20.0
+
+
+@pytest.mark.parametrize("name", lib.FDIVERGENCES)
 def test_samples_of_the_reference_alone(name):
     of = lib.f_divergence(name, 0.3)
     truth = exact(lambda p, q: (jnp.exp(q) * of.f(p - q)).sum())
