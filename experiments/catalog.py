@@ -100,6 +100,7 @@ AGENTS = {
     "aepo": "rljax.agents.alignment.aepo",
     "kdrl": "rljax.agents.alignment.kdrl",
     "p3o": "rljax.agents.alignment.p3o",
+    "pav": "rljax.agents.alignment.pav",
     "rlhf_ppo": "rljax.agents.alignment.rlhf_ppo",
     "pf_ppo": "rljax.agents.alignment.pf_ppo",
     "rto": "rljax.agents.alignment.rto",
