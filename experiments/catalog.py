@@ -101,6 +101,7 @@ AGENTS = {
     "kdrl": "rljax.agents.alignment.kdrl",
     "p3o": "rljax.agents.alignment.p3o",
     "f_dpg": "rljax.agents.alignment.f_dpg",
+    "pav": "rljax.agents.alignment.pav",
     "rlhf_ppo": "rljax.agents.alignment.rlhf_ppo",
     "pf_ppo": "rljax.agents.alignment.pf_ppo",
     "rto": "rljax.agents.alignment.rto",

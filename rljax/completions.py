@@ -67,12 +67,8 @@ def groups(
         be asked a prompt, or tells no example.
     """
     check(env.spec)
-    for name, told in {"asked": "(prompt) -> state", "example": "(key) -> (prompt, right completion)"}.items():
-        if resets is not None and not hasattr(env, name) and not (name == "example" and data is not None):
-            raise UserError(
-                f"Resets need {name} {told} of the environment, which {type(env).__name__} has not, unless options or "
-                "--reward_from hide it."
-            )
+    if resets is not None:
+        _needs(env, "Resets", "asked", *() if data is not None else ("example",))
 
     def begin(begun, depth, key):
         """Some prompts changed for others whose answers are begun: (begun, which [Q], beginning [Q, T], its lengths [Q])."""
@@ -165,6 +161,38 @@ def compared(
         return state, Compared(begun[1], tokens, joined("log_prob"), reward, preference=judged), _finished(answers[0])
 
     return Source(lambda agent, key: (), next_batch, env_steps=num_prompts * group_size * len(writers))
+
+
+def continued(
+    env: Env, write: Callable, prompt: Int[Array, "N P"], beginning: Int[Array, "N T"], number: int, key: Key
+) -> Completions:
+    """`number` completions [N, number] of each beginning; one that has ended already is all of them.
+
+    Args:
+      write: (prompt [B, P], key, beginning [B, T]) -> tokens [B, T] and their log_prob [B, T].
+    Raises:
+      UserError: the environment cannot be asked a prompt.
+    """
+    _needs(env, "Continuations", "asked")
+    act_key, step_key = jax.random.split(key)
+    repeated = spread(jnp.repeat(beginning, number, axis=0))
+    go_on = lambda prompt, key: write(prompt, key, repeated)
+    batch = _answered(env, (jax.vmap(env.asked)(prompt), prompt), number, go_on, act_key, step_key)
+    forced = jnp.repeat(mask(beginning).sum(axis=-1)[:, None], number, axis=1)
+    return batch.replace(forced=forced)
+
+
+ASKED = {"asked": "(prompt) -> state", "example": "(key) -> (prompt, right completion)"}
+
+
+def _needs(env: Env, who: str, *names: str) -> None:
+    """Raises UserError where the environment lacks one of `ASKED`."""
+    for name in names:
+        if not hasattr(env, name):
+            raise UserError(
+                f"{who} need {name} {ASKED[name]} of the environment, which {type(env).__name__} has not, unless options or "
+                "--reward_from hide it."
+            )
 
 
 def _answered(env, begun, group_size, write, act_key, step_key) -> Completions:

@@ -59,7 +59,8 @@ class State(NamedTuple):
 class Writer(NamedTuple):
     """network: its logits are those of `language_model.completion_logits`. init, act, log_prob, token_log_probs: of an `Agent`.
     score: (params, prompt [B, P], tokens [B, T]) -> language_model.Scored [B, T] at the temperature. whole: (params, Completions
-    [Q, K]) -> log-probabilities [Q, K] of whole completions. length: T."""
+    [Q, K]) -> log-probabilities [Q, K] of whole completions. complete: (params, prompt [B, P], key, beginning [B, T] or None,
+    greedy) -> language_model.Completed [B, T] at the temperature. length: T."""
 
     network: LanguageModel
     optimiser: optax.GradientTransformation
@@ -69,6 +70,7 @@ class Writer(NamedTuple):
     score: Any
     token_log_probs: Any
     whole: Any
+    complete: Any
     length: int
 
 
@@ -92,9 +94,12 @@ def make(spec: EnvSpec, config: Config) -> Writer:
         model = begin(network, optimiser, spec, key, config.model)
         return State(model, model.params)
 
+    def complete(params: Params, prompt, key: Key, beginning=None, greedy: bool = False) -> language_model.Completed:
+        asked = network, params, prompt, spec.action.length, key
+        return language_model.complete(*asked, config.temperature, greedy, beginning=beginning)
+
     def act(state: State, observation, memory, key: Key, explore: bool = True, beginning=None):
-        asked = network, state.model.params, observation, spec.action.length, key
-        written = language_model.complete(*asked, config.temperature, not explore, beginning=beginning)
+        written = complete(state.model.params, observation, key, beginning, not explore)
         return written.tokens, memory, {"log_prob": written.log_prob}
 
     def score(params: Params, prompt, tokens) -> language_model.Scored:
@@ -113,7 +118,7 @@ def make(spec: EnvSpec, config: Config) -> Writer:
     def whole(params: Params, batch: Completions):
         return score(params, *batch.flat()).log_prob.sum(axis=-1).reshape(batch.reward.shape)
 
-    return Writer(network, optimiser, init, act, log_prob, score, token_log_probs, whole, spec.action.length)
+    return Writer(network, optimiser, init, act, log_prob, score, token_log_probs, whole, complete, spec.action.length)
 
 
 def agent(parts: Writer, update: Callable, init: Callable | None = None, **more: Callable) -> Agent:

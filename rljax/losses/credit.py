@@ -1,9 +1,12 @@
-"""Which steps of a segment its judgement is owed to: a soft prior on rewards beside the likelihood of the judgements.
+"""Which steps a judgement of a segment is owed to, and which what was paid for a completion.
 
-Verma & Metcalf, 2022, arXiv:2210.09151 (PRIOR), and 2024, arXiv:2404.08828, in our reading: the return that is predicted of a
-segment is shared out over its steps in proportion to their importance, and rewards are held to their shares by a square. A step is
-important if states like it, of the same symbol, are frequent in segments that were preferred and rare in those rejected. That a
-return below 0 is blamed on the others, those more frequent among the rejected, is ours.
+Of judgements: a soft prior on rewards beside their likelihood. Verma & Metcalf, 2022, arXiv:2210.09151 (PRIOR), and 2024,
+arXiv:2404.08828, in our reading: the return that is predicted of a segment is shared out over its steps in proportion to their
+importance, and rewards are held to their shares by a square. A step is important if states like it, of the same symbol, are
+frequent in segments that were preferred and rare in those rejected. That a return below 0 is blamed on the others, those more
+frequent among the rejected, is ours.
+
+Of completions: how much more is to be expected after a step than before it, if somebody goes on from there.
 """
 
 import chex
@@ -48,3 +51,26 @@ def sharing_loss(rewards: Float[Array, " K"], owed: Float[Array, " K"], mask: Bo
     importance = jnp.where(mask, jnp.where(total < 0.0, 1.0 - owed, owed), 0.0)
     share = importance / jnp.maximum(importance.sum(), 1e-8)
     return jnp.where(mask, jnp.square(rewards - share * total), 0.0).sum() / jnp.maximum(mask.sum(), 1)
+
+
+# --- Completions of N - 1 steps, by values [N]: what whoever goes on is paid in the mean, from where each step begins, and at last
+# what the completion was paid itself.
+
+
+def process_advantages(value: Float[Array, " N"]) -> Float[Array, " N-1"]:
+    """A(s_h, a_h) = Q(s_h, a_h) - Q(s_{h-1}, a_{h-1}), how much each step changed. Setlur et al., 2024 (PAV, arXiv:2410.08146).
+
+    They add up to what was paid less the value of the prompt: returns to go of them are the outcome less a baseline, whoever goes
+    on.
+    """
+    return value[1:] - value[:-1]
+
+
+def effective_rewards(outcome: Scalar, progress: Float[Array, " S"], alpha: Scalar | float) -> Float[Array, " S"]:
+    """Q(s_h, a_h) + alpha A(s_h, a_h), by which the log-probability of each step is weighed: the Q of the policy, told by what
+    came of the completion, and the A of a prover. Setlur et al., 2024 (PAV, arXiv:2410.08146), equation 5. Of either a baseline may
+    be taken off that does not know the step.
+
+    Where the prover is the policy itself, the mean is 1 + alpha times the policy gradient: it tells nothing new.
+    """
+    return outcome + alpha * progress

@@ -108,9 +108,7 @@ def pass_at_k_gain(reward: Groups, k: int) -> Groups:
             f"pass@k compares with k - 1 others of a group: k = {k} does not lie between 2 and the {n} samples of a prompt."
         )
     ascending = jnp.sort(reward, axis=1)
-    best_of_others = jnp.array(
-        [math.comb(j, k - 2) / math.comb(n - 1, k - 1) for j in range(n)], reward.dtype
-    )  # P(it is the jth), j < i
+    best_of_others = jnp.array([*_best_is(n - 1, k - 1), 0.0], reward.dtype)  # P(it is the jth), j < i
     ahead = ascending[:, :, None] - ascending[:, None, :]
     gain = (jnp.where(jnp.tri(n, k=-1, dtype=bool), ahead, 0.0) * best_of_others).sum(2)
     return jnp.take_along_axis(gain, _ranks(reward), axis=1)
@@ -301,6 +299,21 @@ def pass_at_k(correct: Bool[Array, "*S n"], k: int) -> Float[Array, "*S"]:
     wrong = n - correct.sum(-1, keepdims=True)
     position = jnp.arange(1, n + 1)
     return 1.0 - jnp.where(position > wrong, 1.0 - k / position, 1.0).prod(-1)
+
+
+def best_of(reward: Float[Array, "*S M"], k: int) -> Float[Array, "*S"]:
+    """The best of k of M samples, the mean over all choices: unbiased for the mean of the best of k, whatever the rewards. Of
+    rewards 0 and 1 it is `pass_at_k`, and its mean 1 - (1 - q)^k with q that of one. Raises UserError where k is not within 1 and
+    M."""
+    n = reward.shape[-1]
+    if not 1 <= k <= n:
+        raise UserError(f"The best of {k} cannot be told from {n} samples: k lies between 1 and {n}.")
+    return (jnp.sort(reward, axis=-1) * jnp.array(_best_is(n, k), reward.dtype)).sum(-1)
+
+
+def _best_is(n: int, k: int) -> list[float]:
+    """How likely the best of k that are chosen among n is each of these, in ascending order."""
+    return [math.comb(j, k - 1) / math.comb(n, k) for j in range(n)]
 
 
 # --- All of them under one signature.

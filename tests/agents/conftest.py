@@ -11,6 +11,7 @@ from rljax import train
 from rljax.data import dataset as dataset_lib
 from rljax.data.collect import collect, uniform
 from rljax.envs import tabular
+from rljax.envs.tokens import Task, Verified
 from rljax.tabular import solvers
 from rljax.types import Sample, Transition
 
@@ -182,3 +183,10 @@ def one_shown(random_data):
     np.add.at(count, (np.asarray(data.transition.observation).argmax(-1), np.asarray(data.transition.action)), 1.0)
     made = OneShown(env, data, demonstrations, 0.0)
     return made._replace(value_of_cloning=made.value(jnp.float32(count / count.sum(1, keepdims=True))))
+
+
+@pytest.fixture(scope="session")
+def two_signs():
+    """(dense) -> two signs, each one of two, to be said as they are: four prompts, with 15 completions of at most three tokens."""
+    task = Task(lambda key: jax.random.randint(key, (2,), 2, 4), lambda prompt: prompt, ("a", "b"))
+    return lambda dense=False: Verified(task, dense)

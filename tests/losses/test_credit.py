@@ -1,4 +1,7 @@
-"""What judgements are owed to: counts and shares by numpy, and rewards that already are their shares."""
+"""What judgements are owed to: counts and shares by numpy, and rewards that already are their shares. What completions are owed to:
+policy gradients over all sequences of a small tree."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -73,3 +76,69 @@ def test_symbols():
         symbols_lib.make("state", spec)
     with pytest.raises(UserError, match="one-hot vectors, not observations of shape \\(2, 3\\)"):
         symbols_lib.states(EnvSpec((2, 3), Discrete(2)))
+
+
+# --- Completions: three tokens of three kinds, by policies with a law of their own in each of 13 contexts.
+
+SEQUENCES = np.array(list(itertools.product(range(3), repeat=3)))
+CONTEXT = np.stack([np.zeros(27, int), 1 + SEQUENCES[:, 0], 4 + 3 * SEQUENCES[:, 0] + SEQUENCES[:, 1]], axis=1)
+PAID = np.random.default_rng(2).uniform(size=27)
+POLICY, OTHER = np.random.default_rng(3).normal(size=(2, 13, 3))
+
+
+def law_of(theta):
+    """Of each token that is drawn [27, 3]."""
+    return jax.nn.softmax(jnp.asarray(theta))[CONTEXT, SEQUENCES]
+
+
+def values_of(theta):
+    """What is paid in the mean before each token of each sequence, and at last [27, 4], by sums over those that begin alike."""
+    law, value = np.asarray(law_of(theta)), np.empty((27, 4))
+    for i, t in np.ndindex(27, 4):
+        alike = (SEQUENCES[:, :t] == SEQUENCES[i, :t]).all(axis=1)
+        value[i, t] = (law[:, t:].prod(axis=1) * PAID)[alike].sum()
+    return value
+
+
+def ascent(weight):
+    """E[sum_t grad log pi(token t) weight_t] over all sequences, by the policy."""
+    law = np.asarray(law_of(POLICY)).prod(axis=1)
+    return jax.grad(lambda theta: (law[:, None] * jnp.log(law_of(theta)) * weight).sum())(jnp.asarray(POLICY))
+
+
+def policy_gradient():
+    return jax.grad(lambda theta: law_of(theta).prod(axis=1) @ PAID)(jnp.asarray(POLICY))
+
+
+def test_progress_telescopes(float64):
+    """To what was paid, less the value of the prompt: returns to go of it are the policy gradient, whoever the prover is."""
+    value = values_of(OTHER)
+    progress = np.asarray(jax.vmap(lib.process_advantages)(jnp.asarray(value)))
+    np.testing.assert_allclose(progress.sum(axis=1), PAID - value[:, 0], atol=1e-12)
+    to_go = np.cumsum(progress[:, ::-1], axis=1)[:, ::-1]
+    np.testing.assert_allclose(ascent(to_go), policy_gradient(), atol=1e-12)
+
+
+def effective(prover, alpha):
+    progress = jax.vmap(lib.process_advantages)(jnp.asarray(values_of(prover)))
+    return jax.vmap(lib.effective_rewards, (0, 0, None))(jnp.asarray(PAID), progress, alpha)
+
+
+def test_a_prover_that_is_the_policy_tells_nothing_new(float64):
+    np.testing.assert_allclose(ascent(effective(POLICY, 0.7)), 1.7 * policy_gradient(), atol=1e-12)
+    np.testing.assert_allclose(effective(OTHER, 0.0), np.repeat(PAID[:, None], 3, axis=1))
+
+
+def test_another_prover_moves_each_step_to_what_it_values(float64):
+    """By the gradient of E[A] of each step, in contexts that come up as often as the policy has them come up now; which leads
+    elsewhere."""
+    law, progress = np.asarray(law_of(POLICY)), np.diff(values_of(OTHER), axis=1)
+    before = (
+        np.cumprod(law, axis=1) / law
+    )  # how often a context comes up, by each of the 27, 9 or 3 sequences that have it
+    times = before / np.array([9.0, 3.0, 1.0])
+    per_step = lambda theta: (times * law_of(theta) * progress).sum()
+    besides = jax.grad(per_step)(jnp.asarray(POLICY))
+    np.testing.assert_allclose(ascent(effective(OTHER, 0.7)), policy_gradient() + 0.7 * besides, atol=1e-12)
+    one, other = policy_gradient().ravel(), besides.ravel()
+    assert one @ other < 0.9 * np.linalg.norm(one) * np.linalg.norm(other)

@@ -147,6 +147,30 @@ def test_pass_at_k_is_that_of_all_subsets():
     assert lib.pass_at_k(jnp.asarray(correct), 2).shape == (6,)
 
 
+def test_the_best_of_some_is_that_of_all_subsets(float64):
+    for k in 1, 2, 3, 4:
+        expected = [np.mean([max(x) for x in itertools.combinations(row, k)]) for row in REWARD]
+        np.testing.assert_allclose(lib.best_of(jnp.asarray(REWARD), k), expected, rtol=1e-12)
+    correct = RNG.uniform(size=(6, 5)) < 0.4
+    for k in 1, 3:
+        found = lib.best_of(jnp.asarray(correct, float), k)
+        np.testing.assert_allclose(found, lib.pass_at_k(jnp.asarray(correct), k), atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_the_best_of_some_is_unbiased_for_the_best_of_new_ones(k, float64):
+    """By all outcomes of five samples: of rewards 0 and 1 it is 1 - (1 - q)^k in the mean, of three rewards what their law says."""
+    q, law = 0.3, np.array([0.5, 0.2, 0.3])
+    paid = np.array([0.0, 0.4, 1.0])
+    for chance, worth, expected in [
+        (np.array([1 - q, q]), np.array([0.0, 1.0]), 1 - (1 - q) ** k),
+        (law, paid, paid @ np.diff(np.cumsum(law) ** k, prepend=0.0)),
+    ]:
+        all_of = np.array(list(itertools.product(range(len(chance)), repeat=5)))
+        found = np.asarray(lib.best_of(jnp.asarray(worth[all_of]), k))
+        assert chance[all_of].prod(1) @ found == pytest.approx(expected, rel=1e-9)
+
+
 # --- Exact means over all groups.
 
 
@@ -295,6 +319,8 @@ def test_refusals():
         lib.uncertainty_weighted(jnp.ones((1, 2, 3)), 0.5)
     with pytest.raises(UserError, match="between 1 and 3"):
         lib.pass_at_k(jnp.ones((2, 3), bool), 4)
+    with pytest.raises(UserError, match="The best of 4 cannot be told from 3 samples"):
+        lib.best_of(jnp.ones((2, 3)), 4)
 
 
 def test_advantages_are_constants():
