@@ -25,7 +25,8 @@ class Seen(NamedTuple):
 
 
 class Method(NamedTuple):
-    """writers: of those in `self_play.source`. anchors: how many. loss: (config, Seen) -> loss. reads_all: what the other wrote, too."""
+    """writers: of those in `self_play.source`. anchors: how many. loss: (config, Seen) -> loss. reads_all: what the other wrote,
+    too."""
 
     writers: tuple[str, ...]
     anchors: int
