@@ -81,6 +81,7 @@ AGENTS = {
     "sft": "rljax.agents.alignment.sft",
     "dpo": "rljax.agents.alignment.dpo",
     "kto": "rljax.agents.alignment.kto",
+    "phf": "rljax.agents.alignment.phf",
     "self_play": "rljax.agents.alignment.self_play",
     "grpo": "rljax.agents.alignment.grpo",
     "rloo": "rljax.agents.alignment.rloo",

@@ -259,11 +259,11 @@ def recorded(data: Completions, num_prompts: int) -> Source:
     return Source(lambda agent, key: (), next_batch)
 
 
-def check_paid(data: Completions | tuple[()], what_for: str) -> None:
-    """Raises UserError where none of the data was paid; says nothing of data that are not at hand yet."""
-    if isinstance(data, Completions) and not isinstance(data.reward, jax.core.Tracer):
-        if not (data.reward > 0.0).any():
-            raise UserError(f"Nothing in these data was paid more than 0, so there is nothing to {what_for}.")
+def check_paid(data: Completions | tuple[()], what_for: str, above: Float[Array, ""] | float = 0.0) -> None:
+    """Raises UserError where none of the data was paid more than `above`; says nothing of numbers that are not at hand yet."""
+    if isinstance(data, Completions) and not any(isinstance(x, jax.core.Tracer) for x in (data.reward, above)):
+        if not (data.reward > above).any():
+            raise UserError(f"Nothing in these data was paid more than {above:g}, so there is nothing to {what_for}.")
 
 
 def check(spec: EnvSpec) -> None:

@@ -37,6 +37,12 @@ class Config:
     score_chunk: int = static(0, of_state=False)  # tokens scored at a time, whose logits are in memory; 0: all
     dtype: str = static("float32")
 
+    @property
+    def num_controls(self) -> int:
+        """Tokens that a model knows beside the environment's, from `vocabulary` on, of which it reads one after a prompt and
+        draws none."""
+        return 0
+
 
 @record
 class GroupConfig(Config):
@@ -139,17 +145,18 @@ def network_of(spec: EnvSpec, config: Config, outputs: int = 0) -> LanguageModel
     Raises:
       UserError: sizes do not go together, the folder cannot be read, or its model has not enough tokens or positions.
     """
-    vocabulary, length = spec.action.vocabulary, spec.action.length
+    drawn, longest = spec.action.vocabulary, math.prod(spec.observation_shape) + spec.action.length
+    vocabulary = drawn + config.num_controls
     if config.model:
-        network = pretrained.architecture(config.model).clone(dtype=config.dtype, num_drawn=vocabulary, outputs=outputs)
+        network = pretrained.architecture(config.model).clone(dtype=config.dtype, num_drawn=drawn, outputs=outputs)
         if network.vocabulary < vocabulary:
-            raise UserError(
-                f"{config.model} knows {network.vocabulary} tokens, fewer than the {vocabulary} of the environment."
-            )
+            whose = "of the environment" + " and of control" * (config.num_controls > 0)
+            raise UserError(f"{config.model} knows {network.vocabulary} tokens, fewer than the {vocabulary} {whose}.")
     else:
         sizes = config.width, config.num_layers, config.num_heads, config.num_kv_heads
-        network = LanguageModel(vocabulary, *sizes, dtype=config.dtype, outputs=outputs)
-    language_model.check(network, math.prod(spec.observation_shape) + length)
+        some = drawn if config.num_controls else 0
+        network = LanguageModel(vocabulary, *sizes, dtype=config.dtype, outputs=outputs, num_drawn=some)
+    language_model.check(network, longest + (config.num_controls > 0))
     return network
 
 

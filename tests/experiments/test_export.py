@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from rljax import envs
-from rljax.agents.alignment import completion_reward, grpo, rlhf_ppo, sft, writer
+from rljax.agents.alignment import completion_reward, grpo, phf, rlhf_ppo, sft, writer
 from rljax.errors import UserError
 from rljax.experiments import folder, runner
 from rljax.experiments.export import export
@@ -103,6 +103,8 @@ def test_what_does_not_fit_is_said(begun, tmp_path):
         config = writer.Config(**dict(model=str(MODELS / "llama")) | changes)
         with pytest.raises(UserError, match=sentence):
             writer.make(envs.make(name).spec, config)
+    with pytest.raises(UserError, match="llama knows 40 tokens, fewer than the 102 of the environment and of control"):
+        phf.make(envs.make("tokens/modular-97").spec, phf.Config(model=str(MODELS / "llama")))
     silent = Folder(tmp_path / "ppo")
     silent.begin(Plan("ppo", "gymnax/CartPole-v1", 100))
     with pytest.raises(UserError, match="is a run of ppo, which writes no tokens"):
