@@ -80,6 +80,7 @@ AGENTS = {
     "rhip": "rljax.agents.inverse.rhip",
     "sft": "rljax.agents.alignment.sft",
     "dpo": "rljax.agents.alignment.dpo",
+    "per_step_dpo": "rljax.agents.alignment.per_step_dpo",
     "kto": "rljax.agents.alignment.kto",
     "phf": "rljax.agents.alignment.phf",
     "self_play": "rljax.agents.alignment.self_play",

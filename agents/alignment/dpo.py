@@ -8,6 +8,9 @@ Which loss is a name (`rljax.losses.listwise.METHODS`), so each method of the fa
 policy of the step before, and nothing keeps the run near its beginning.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -38,11 +41,9 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
       UserError: as `writer.make`, there is no such method, or groups have no pairs.
     """
     parts = writer.make(spec, config)
-    alignment.check(config.method, registry=listwise.METHODS)
+    direct = direct_loss(config)
     if config.group_size < 2:
         raise UserError(f"group_size={config.group_size} leaves no pair to compare; it must be 2 at least.")
-    numbers = listwise.METHODS[config.method]
-    changes = {"beta": config.beta_scale * numbers["beta"]} if "beta" in numbers else {}
 
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
         reference = parts.whole(state.reference, batch)
@@ -52,7 +53,6 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
 
         def loss(params):
             log_prob = parts.whole(params, batch)
-            direct = lambda *group: listwise.direct_loss(config.method, *group, **changes)
             each = jax.vmap(direct)(log_prob, reference, length, ranks)
             value = jnp.where(decided, each, 0.0).sum() / jnp.maximum(decided.sum(), 1)
             best = batch.reward == batch.reward.max(axis=1, keepdims=True)
@@ -65,6 +65,15 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         return state, metrics | told
 
     return writer.agent(parts, update)
+
+
+def direct_loss(config: Config) -> Callable:
+    """(log_prob, reference, length, ranks [K]) -> what a list of completions costs by the method. Raises UserError where there is
+    none of the name."""
+    alignment.check(config.method, registry=listwise.METHODS)
+    numbers = listwise.METHODS[config.method]
+    changes = {"beta": config.beta_scale * numbers["beta"]} if "beta" in numbers else {}
+    return functools.partial(listwise.direct_loss, config.method, **changes)
 
 
 def source(env: Env, config: Config = Config(), dataset: Completions | None = None) -> Source:

@@ -33,7 +33,7 @@ __all__ = ["Config", "make", "source", "values"]
 class Config(rloo.Config, steps.Options):
     """Defaults: RLOO's, and a prover of four."""
 
-    alpha: float = 1.0
+    alpha: float = 1.0  # what the prover's advantage counts
     best_of: int = static(4)  # K of the prover
 
 
@@ -78,7 +78,6 @@ def source(env: Env, config: Config, dataset: Completions | None = None) -> Sour
     """As `grpo.source`, and the reference goes on from where each step begins; steps are all completions.
 
     Raises:
-      UserError: as `grpo.source` or `steps.source`.
+      UserError: as `grpo.source` or `writer.continued`.
     """
-    parts, groups = writer.make(env.spec, config), grpo.source(env, config, dataset)
-    return steps.source(groups, env, lambda state, *asked: parts.complete(state.reference, *asked), config)
+    return writer.continued(grpo.source(env, config, dataset), env, config)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from rljax import completions
+from rljax import completions, steps
 from rljax.completions import Completions
 from rljax.errors import UserError
 from rljax.networks import language_model, pretrained
@@ -189,3 +189,13 @@ def after(config: GroupConfig, state: State, model: Model, batch: Completions) -
 def source(env: Env, config: GroupConfig) -> Source:
     """`num_prompts` prompts, each answered `group_size` times by the present policy; steps are completions."""
     return completions.groups(env, config.num_prompts, config.group_size)
+
+
+def continued(groups: Source, env: Env, config: Config) -> Source:
+    """As `steps.source`, whose options the config has: the reference goes on from where each step of the groups begins.
+
+    Raises:
+      UserError: as `make` or `steps.source`.
+    """
+    parts = make(env.spec, config)
+    return steps.source(groups, env, lambda state, *asked: parts.complete(state.reference, *asked), config)

@@ -74,3 +74,14 @@ def effective_rewards(outcome: Scalar, progress: Float[Array, " S"], alpha: Scal
     Where the prover is the policy itself, the mean is 1 + alpha times the policy gradient: it tells nothing new.
     """
     return outcome + alpha * progress
+
+
+def first_pit(value: Float[Array, " N"], level: Scalar | float) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+    """(which step is the pit, whether there is one): of completions that were paid `level` at most, the first step that the value
+    falls with from above the level to it or below.
+
+    Setlur et al., 2024 (arXiv:2406.14532), in our reading: with right and wrong answers and the level 0, the first step from where
+    nobody came to a right one, though somebody had from where it begins.
+    """
+    falls = (value[:-1] > level) & (value[1:] <= level)
+    return jnp.argmax(falls), falls.any() & (value[-1] <= level)

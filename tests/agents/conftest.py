@@ -1,5 +1,7 @@
-"""What tests of offline agents share: data of random actions, training on them, and small problems of imitation."""
+"""What tests of offline agents share: data of random actions, training on them, and small problems of imitation. What tests of
+agents that write share: a small task, and a policy beside another one."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from rljax import train
+from rljax.agents.alignment import writer
 from rljax.data import dataset as dataset_lib
 from rljax.data.collect import collect, uniform
 from rljax.envs import tabular
@@ -190,3 +193,20 @@ def two_signs():
     """(dense) -> two signs, each one of two, to be said as they are: four prompts, with 15 completions of at most three tokens."""
     task = Task(lambda key: jax.random.randint(key, (2,), 2, 4), lambda prompt: prompt, ("a", "b"))
     return lambda dense=False: Verified(task, dense)
+
+
+@pytest.fixture(scope="session")
+def two_policies():
+    """(spec) -> the state of an agent that writes, of width 16 and one layer: a policy that is surer of some tokens than of others,
+    and as its reference another one."""
+
+    @functools.cache
+    def begun(spec):
+        rng, parts = np.random.default_rng(0), writer.make(spec, writer.Config(width=16, num_layers=1, num_heads=2))
+        leaf = lambda x: jnp.float32((x.ndim == 1) + 0.3 * rng.normal(size=x.shape))  # scales about 1, matrices about 0
+        draw = lambda: jax.tree.map(leaf, shape.model.params)
+        shape = jax.eval_shape(parts.init, jax.random.key(0))
+        opt_state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape.model.opt_state)
+        return writer.State(shape.model._replace(params=draw(), opt_state=opt_state), draw())
+
+    return begun

@@ -1,6 +1,5 @@
 """PAV: values against sums over all completions, an update by hand, and that it learns."""
 
-import functools
 import itertools
 
 import jax
@@ -25,17 +24,6 @@ def parts_of(env, **changes):
     return writer.make(env.spec, pav.Config(**SMALL | changes))
 
 
-@functools.cache
-def begun(spec):
-    """A policy that is surer of some tokens than of others, and its reference, another one."""
-    rng, parts = np.random.default_rng(0), writer.make(spec, pav.Config(**SMALL))
-    leaf = lambda x: jnp.float32((x.ndim == 1) + 0.3 * rng.normal(size=x.shape))  # scales about 1, matrices about 0
-    shape = jax.eval_shape(parts.init, jax.random.key(0))
-    opt_state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape.model.opt_state)
-    draw = lambda: jax.tree.map(leaf, shape.model.params)
-    return writer.State(shape.model._replace(params=draw(), opt_state=opt_state), draw())
-
-
 def exact_values(law, paid, best_of):
     """{tokens that a completion begins with: what the best of so many is paid in the mean}, from the law of each token [15, 3]."""
     found = {}
@@ -49,12 +37,12 @@ def exact_values(law, paid, best_of):
 
 
 @pytest.mark.parametrize("best_of, resets", [(1, ""), (3, "uniform")])
-def test_values_are_unbiased(best_of, resets, two_signs):
+def test_values_are_unbiased(best_of, resets, two_signs, two_policies):
     """Of each beginning of each prompt, by the reference and not by the policy; at the end they are what was paid."""
     env = two_signs(dense=True)
     changes = dict(num_prompts=1500, group_size=2, best_of=best_of, num_continuations=4, resets=resets)
     config = pav.Config(**TOKENS | changes)
-    state, source = begun(env.spec), pav.source(env, config)
+    state, source = two_policies(env.spec), pav.source(env, config)
     agent = pav.make(env.spec, config)
     _, continued, _ = jax.jit(lambda key: source.next((), agent, state, key))(jax.random.key(0))
     value, begin, tokens = (
@@ -79,32 +67,32 @@ def test_values_are_unbiased(best_of, resets, two_signs):
     assert len(off) > 15 and np.abs(off).max() < 4.0
 
 
-@functools.cache
-def continued(spec, step_length):
+def continued(spec, params, step_length):
     """Four prompts with four completions each, as if by the policy, and what was paid of three from each of their steps."""
     rng, options = np.random.default_rng(1), steps.Options(step_length=step_length)
     tokens = jnp.asarray(EVERY[rng.integers(0, 15, (4, 4))])
     prompt = jnp.asarray(rng.integers(2, 4, (4, 2)), jnp.int32)
     paid = lambda *shape: jnp.asarray(rng.integers(0, 3, shape) / 2.0, jnp.float32)
     batch = Completions(prompt, tokens, None, paid(4, 4))
-    log_prob = jax.jit(writer.make(spec, pav.Config(**SMALL)).score)(begun(spec).model.params, *batch.flat()).log_prob
+    log_prob = jax.jit(writer.make(spec, pav.Config(**SMALL)).score)(params, *batch.flat()).log_prob
     number, step = steps.count(options, 3), steps.of_tokens(options, tokens)
     begin = steps.begins(step, tokens != 0, number)
     batch = batch.replace(log_prob=log_prob.reshape(4, 4, 3))
     return Continued(batch, step, begin, jnp.zeros((4, 4, number, 3, 3), jnp.int32), paid(4, 4, number, 3))
 
 
-def updated(module, env, batch, **changes):
+def updated(module, env, state, batch, **changes):
     agent = module.make(env.spec, module.Config(**SMALL | changes))
-    return jax.jit(agent.update)(begun(env.spec), batch, jax.random.key(2))
+    return jax.jit(agent.update)(state, batch, jax.random.key(2))
 
 
-def test_an_update_by_hand(two_signs):
+def test_an_update_by_hand(two_signs, two_policies):
     """Each token by its completion's reward, less the mean of the others', and by what its step added to the best of
     two, less the mean of the others' as well; told by the optimiser's first moment."""
-    env, given = two_signs(), continued(two_signs().spec, 2)
+    env, state = two_signs(), two_policies(two_signs().spec)
+    given = continued(env.spec, state.model.params, 2)
     changes = dict(step_length=2, best_of=2, num_continuations=3, alpha=0.7)
-    after, metrics = updated(pav, env, given, **changes)
+    after, metrics = updated(pav, env, state, given, **changes)
     reward, further = np.float64(given.batch.reward), np.float64(given.reward)
     before = np.mean([further[..., list(two)].max(axis=-1) for two in itertools.combinations(range(3), 2)], axis=0)
     progress = np.stack([before[..., 1] - before[..., 0], reward - before[..., 1]], axis=-1)
@@ -112,7 +100,7 @@ def test_an_update_by_hand(two_signs):
     weight = np.float32(ahead(reward)[..., None] + 0.7 * ahead(progress)[..., [0, 0, 1]]).reshape(16, 3)
     score = parts_of(env).score
     value = lambda params: -(weight * score(params, *given.batch.flat()).log_prob).sum() / 16
-    expected = jax.jit(jax.grad(value))(begun(env.spec).model.params)
+    expected = jax.jit(jax.grad(value))(state.model.params)
     moments = [
         x for x in jax.tree.leaves(after.model.opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(x, "mu")
     ]
@@ -122,25 +110,26 @@ def test_an_update_by_hand(two_signs):
     assert float(metrics["prover/advantage"]) == pytest.approx(np.abs(progress)[there].mean(), rel=1e-5)
 
 
-def test_without_progress_it_is_rloo_to_the_bit(two_signs):
-    env, given = two_signs(), continued(two_signs().spec, 1)
-    found, _ = updated(pav, env, given, step_length=1, alpha=0.0, best_of=2, num_continuations=3)
-    expected, _ = updated(rloo, env, given.batch)
+def test_without_progress_it_is_rloo_to_the_bit(two_signs, two_policies):
+    env, state = two_signs(), two_policies(two_signs().spec)
+    given = continued(env.spec, state.model.params, 1)
+    found, _ = updated(pav, env, state, given, step_length=1, alpha=0.0, best_of=2, num_continuations=3)
+    expected, _ = updated(rloo, env, state, given.batch)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
-    other, _ = updated(pav, env, given, step_length=1, alpha=0.1, best_of=2, num_continuations=3)
+    other, _ = updated(pav, env, state, given, step_length=1, alpha=0.1, best_of=2, num_continuations=3)
     away = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), other.model.params, found.model.params)
     assert max(jax.tree.leaves(away)) > 1e-5
 
 
-def test_runs_side_by_side_are_as_alone(two_signs):
+def test_runs_side_by_side_are_as_alone(two_signs, two_policies):
     """What is drawn and what is learned, each by its own alpha and key."""
     env = two_signs()
 
     def step(alpha, key):
         config = pav.Config(**TOKENS, alpha=alpha, num_continuations=4)
         agent, source = pav.make(env.spec, config), pav.source(env, config)
-        _, batch, _ = source.next((), agent, begun(env.spec), key)
-        return batch, agent.update(begun(env.spec), batch, key)[0].model.params
+        _, batch, _ = source.next((), agent, two_policies(env.spec), key)
+        return batch, agent.update(two_policies(env.spec), batch, key)[0].model.params
 
     asked = jnp.array([0.3, 2.0]), jax.random.split(jax.random.key(3))
     beside, alone = jax.jit(jax.vmap(step))(*asked), jax.jit(step)

@@ -142,3 +142,20 @@ def test_another_prover_moves_each_step_to_what_it_values(float64):
     np.testing.assert_allclose(ascent(effective(OTHER, 0.7)), policy_gradient() + 0.7 * besides, atol=1e-12)
     one, other = policy_gradient().ravel(), besides.ravel()
     assert one @ other < 0.9 * np.linalg.norm(one) * np.linalg.norm(other)
+
+
+@pytest.mark.parametrize(
+    "value, level, expected",
+    [
+        ([0.5, 0.75, 0.0, 0.0], 0.0, 1),  # falls once
+        ([0.5, 0.0, 0.25, 0.0], 0.0, 0),  # by chance twice: the first counts
+        ([0.0, 0.0, 0.25, 0.0], 0.0, 2),  # by chance not from the prompt
+        ([0.5, 0.6, 0.4, 0.0], 0.0, 2),  # with the last step alone
+        ([0.5, 0.6, 0.4, 0.0], 0.45, 1),
+        ([0.0, 0.0, 0.0, 0.0], 0.0, None),  # nobody came to a right answer from anywhere
+        ([0.5, 0.0, 0.5, 1.0], 0.0, None),  # it was right
+    ],
+)
+def test_the_first_pit(value, level, expected):
+    pit, there = lib.first_pit(jnp.float32(value), level)
+    assert bool(there) == (expected is not None) and (expected is None or int(pit) == expected)
