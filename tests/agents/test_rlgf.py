@@ -29,9 +29,9 @@ BEGINNINGS = [x for n in range(3) for x in itertools.product((2, 3), repeat=n)] 
 def begun(spec, seed):
     """A policy that is surer of some tokens than of others."""
     rng, parts = np.random.default_rng(seed), writer.make(spec, rlgf.Config(**SMALL))
-    leaf = lambda x: jnp.float32((x.ndim == 1) + 0.3 * rng.normal(size=x.shape))  # scales about 1, matrices about 0
+    leaf = lambda x: np.float32((x.ndim == 1) + 0.3 * rng.normal(size=x.shape))  # scales about 1, matrices about 0
     shape = jax.eval_shape(parts.init, jax.random.key(0))
-    opt_state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape.model.opt_state)
+    opt_state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shape.model.opt_state)
     params = jax.tree.map(leaf, shape.model.params)
     return writer.State(shape.model._replace(params=params, opt_state=opt_state), params)
 
