@@ -101,6 +101,7 @@ AGENTS = {
     "epo": "rljax.agents.alignment.epo",
     "aepo": "rljax.agents.alignment.aepo",
     "kdrl": "rljax.agents.alignment.kdrl",
+    "rlgf": "rljax.agents.alignment.rlgf",
     "p3o": "rljax.agents.alignment.p3o",
     "f_dpg": "rljax.agents.alignment.f_dpg",
     "pav": "rljax.agents.alignment.pav",

@@ -124,7 +124,7 @@ class Program:
         writes = isinstance(self.env.spec.action, Tokens)
         if catalog.asks(plan.agent) and not plan.demonstrator:
             raise UserError(
-                f"{plan.agent} asks another what it thinks of completions: name a run that writes by --demonstrator=DIR."
+                f"{plan.agent} asks another to read completions, or to write some: name a run that writes by --demonstrator=DIR."
                 if writes
                 else f"{plan.agent} asks what to do: say whom by --demonstrator={plan.env}/expert or a run's folder."
             )

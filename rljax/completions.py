@@ -5,6 +5,7 @@ Q counts prompts, K completions of each, P and T tokens of prompts and completio
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -174,10 +175,17 @@ def continued(
       UserError: the environment cannot be asked a prompt.
     """
     _needs(env, "Continuations", "asked")
+    return continued_in(env, write, (jax.vmap(env.asked)(prompt), prompt), beginning, number, key)
+
+
+def continued_in(
+    env: Env, write: Callable, begun: tuple[Any, Int[Array, "N P"]], beginning: Int[Array, "N T"], number: int, key: Key
+) -> Completions:
+    """`continued` in episodes that have `begun`, by the states and prompts of `env.reset`."""
     act_key, step_key = jax.random.split(key)
     repeated = spread(jnp.repeat(beginning, number, axis=0))
     go_on = lambda prompt, key: write(prompt, key, repeated)
-    batch = _answered(env, (jax.vmap(env.asked)(prompt), prompt), number, go_on, act_key, step_key)
+    batch = _answered(env, begun, number, go_on, act_key, step_key)
     forced = jnp.repeat(mask(beginning).sum(axis=-1)[:, None], number, axis=1)
     return batch.replace(forced=forced)
 

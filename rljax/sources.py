@@ -465,7 +465,8 @@ def mixed(first: Source, second: Source) -> Source:
 
 @record
 class Demonstrator:
-    """Who can be asked what to do in any state: an agent's `act`, and its state; who writes, also of completions of others."""
+    """Who can be asked what to do in any state: an agent's `act`, and its state; who writes, also of completions of others, and for
+    completions of its own."""
 
     state: Any
     act: Callable = static()
@@ -476,11 +477,22 @@ class Demonstrator:
     ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
         """`token_log_probs`: how likely each token of completions is by who is asked, and by the reference of that one. Raises
         UserError where it writes none."""
+        self._must_write()
+        return self.token_log_probs(self.state, prompt, tokens)
+
+    def write(
+        self, prompt: Int[Array, "B P"], key: Key, beginning: Int[Array, "B T"] | None = None
+    ) -> Int[Array, "B T"]:
+        """Completions drawn by who is asked, which go on from a `beginning` where there is one. Raises UserError where it writes
+        none."""
+        self._must_write()
+        return self.act(self.state, prompt, (), key, True, beginning)[0]
+
+    def _must_write(self) -> None:
         if self.token_log_probs is None:
             raise UserError(
                 "Who is asked of completions must write some itself: --demonstrator must be a run of sft, grpo, dpo ..."
             )
-        return self.token_log_probs(self.state, prompt, tokens)
 
 
 @record

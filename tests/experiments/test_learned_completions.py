@@ -84,6 +84,11 @@ def test_a_run_that_writes_is_asked_beside_a_learned_reward(learned):
     np.testing.assert_allclose(np.sum(opinion, axis=1), whole(state.model.params), rtol=1e-5)
     np.testing.assert_allclose(np.sum(reference, axis=1), whole(other.reference), rtol=1e-5)
     assert (np.abs(opinion - reference)[np.asarray(answer) > 0] > 1e-4).any()
+    key, beginning = jax.random.key(1), answer.at[:, 1:].set(0)
+    for begun in (None, beginning):
+        own = shown_agent.act(state, prompt, (), key, True, begun)[0]
+        np.testing.assert_array_equal(asked.write(prompt, key, begun), own)
+    np.testing.assert_array_equal(asked.write(prompt, key, beginning)[:, 0], answer[:, 0])
     with pytest.raises(UserError, match="rto asks another .*: name a run that writes by --demonstrator=DIR"):
         Program(dataclasses.replace(ppo(learned), agent="rto"))
 
