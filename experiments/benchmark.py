@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.parse
 
 import jax
 from absl import app, flags
@@ -89,13 +90,13 @@ def main(argv):
 def parsed(text: str) -> tuple[str, str, dict]:
     """Agent, environment and settings of a case. Raises UserError where it is not of this form."""
     named, colon, env = text.partition(":")
-    agent, _, options = named.partition("?")
-    pairs = [option.partition("=") for option in options.split("&") if option]
-    if not colon or not all(value for _, _, value in pairs):
+    agent, _, query = named.partition("?")
+    options = urllib.parse.parse_qsl(query, keep_blank_values=True)
+    if not colon or not all(value for _, value in options):
         raise UserError(
             f"--cases={text} is no AGENT:ENVIRONMENT, as {CASES[0]} or dqn?prioritised=True:gymnax/CartPole-v1."
         )
-    return agent, env, {name: _value(value) for name, _, value in pairs}
+    return agent, env, {name: _value(value) for name, value in options}
 
 
 def _value(text: str):

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from scipy import stats
@@ -84,8 +85,8 @@ def solve(
 ) -> Solution:
     """One of several policies, chosen by `costs` and tested by those that were held out, once: a second choice after a failure
     would void the bound."""
-    bounds = jnp.stack([predicted_bound(x, delta, held_out.shape[1], inflation, width) for x in costs])
-    index = candidate(reward, bounds, threshold)
+    bound = jax.vmap(lambda costs: predicted_bound(costs, delta, held_out.shape[1], inflation, width))(costs)
+    index = candidate(reward, bound, threshold)
     return Solution(index, passes(held_out[index], threshold, delta, width))
 
 

@@ -31,6 +31,7 @@ def rljax_updates(case: str) -> float:
     import rljax
     from rljax import envs, train
     from rljax.experiments import catalog
+    from rljax.experiments.benchmarks.rate import iterations_per_second
 
     rljax.runtime.use_cpu_devices(1)
     name, env_name, width, batch = CASES[case]
@@ -40,17 +41,7 @@ def rljax_updates(case: str) -> float:
     )
     learner = train.make(module.make(env.spec, config), module.source(env, config))
     state = jax.jit(learner.init)(jax.random.key(0))
-    run_of = lambda count: jax.jit(lambda state: learner.run(state, count), donate_argnums=0).lower(state).compile()
-    run, count = run_of(100), 100
-    for measured in (False, True):  # the first says how many take so long
-        state, _ = jax.block_until_ready(run(state))
-        start = time.perf_counter()
-        state, _ = jax.block_until_ready(run(state))
-        rate = count / (time.perf_counter() - start)
-        if not measured:
-            count = max(1, int(SECONDS * rate))
-            run = run_of(count)
-    return rate
+    return iterations_per_second(learner.run, state, seconds=SECONDS)
 
 
 def sb3_updates(case: str) -> float:

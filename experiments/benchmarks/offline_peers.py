@@ -37,6 +37,7 @@ def rljax_updates(agent: str) -> dict[str, float]:
     from rljax import train
     from rljax.data import dataset
     from rljax.experiments import catalog
+    from rljax.experiments.benchmarks.rate import iterations_per_second
     from rljax.types import Continuous, EnvSpec, Transition
 
     found = arrays()
@@ -58,17 +59,9 @@ def rljax_updates(agent: str) -> dict[str, float]:
     config = module.Config(**sizes)
     learner_of = lambda data: train.make(module.make(spec, config), module.source(None, config, data))
     state = jax.jit(lambda data, key: learner_of(data).init(key))(data, jax.random.key(0))
-    iterations = 1
-    for measure in (False, True):  # one iteration, the second time, says how many take so long
-        run = jax.jit(lambda data, state, n=iterations: learner_of(data).run(state, n), donate_argnums=1)
-        chunk = run.lower(data, state).compile()
-        if not measure:
-            state, _ = jax.block_until_ready(chunk(data, state))
-        start = time.perf_counter()
-        state, _ = jax.block_until_ready(chunk(data, state))
-        took = time.perf_counter() - start
-        iterations = iterations if measure else max(1, int(SECONDS / took))
-    return {"updates_per_second": iterations * config.num_updates * getattr(config, "policy_delay", 1) / took}
+    run = lambda state, count, data: learner_of(data).run(state, count)
+    rate = iterations_per_second(run, state, data, seconds=SECONDS)
+    return {"updates_per_second": rate * config.num_updates * getattr(config, "policy_delay", 1)}
 
 
 def d3rlpy_updates(agent: str) -> dict[str, float]:

@@ -19,9 +19,8 @@ from rljax.types import Key, Params
 
 NEVER = -1e9  # a logit; finite, so that 0 log 0 is 0
 
-Cache = tuple[
-    tuple[Array, Array], ...
-]  # for each layer keys and values, [B, num_kv_heads, S, D], as they are multiplied
+# For each layer keys and values, [B, num_kv_heads, S, D], as they are multiplied.
+Cache = tuple[tuple[Array, Array], ...]
 
 
 class LanguageModel(nn.Module):
