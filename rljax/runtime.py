@@ -1,26 +1,29 @@
 """What must be settled before jax starts its backends.
 
-XLA's CPU client runs programs on a pool of as many threads as there are cores. When as many virtual devices as threads wait
-for work that itself needs a thread, the program hangs. The size of the pool is read from the variable NPROC; a pool larger
-than the number of devices cannot hang, and one Eigen thread a device is faster for small networks. Importing rljax sets both
-(and respects what you have set); `check_pool` refuses to run what could hang.
+XLA's CPU client runs programs on a pool of threads, as many as there are cores. When as many virtual devices as threads wait
+for work that itself needs a thread, the program hangs; a pool larger than the number of devices cannot. But threads without work
+cost: with 18 of them two devices on two cores ran at two thirds of the speed that they have with 3 (docs/results). The size of
+the pool is read from the variable NPROC, which `use_cpu_devices` sets (and respects if you have); `check_pool` refuses to run what
+could hang. One Eigen thread a device is faster for small networks; importing rljax sets that.
 """
 
 import os
+import re
 
 from rljax.errors import UserError
 
-MAX_VIRTUAL_DEVICES = 16
 EIGEN_FLAG = "--xla_cpu_multi_thread_eigen"
+DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
 
 def prepare() -> None:
     """Set the environment variables that XLA reads when its CPU client starts. Harmless on accelerators."""
-    os.environ.setdefault("NPROC", str(max(cpu_count(), MAX_VIRTUAL_DEVICES) + 2))
     flags = os.environ.get("XLA_FLAGS", "")
     if EIGEN_FLAG not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {EIGEN_FLAG}=false".strip()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    if forced_devices():
+        _size_pool(forced_devices())
 
 
 def cpu_count() -> int:
@@ -28,12 +31,19 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def forced_devices() -> int:
+    """Virtual devices that XLA_FLAGS asks for; 0 where it does not say."""
+    found = re.search(rf"{DEVICES_FLAG}=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    return int(found[1]) if found else 0
+
+
 def use_cpu_devices(count: int) -> None:
     """Ask for `count` virtual devices, where the backend turns out to be the CPU. Call before the first array is made."""
     import jax
 
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    if not forced_devices():
         jax.config.update("jax_num_cpu_devices", count)
+        _size_pool(count)
 
 
 def check_pool(num_devices: int) -> None:
@@ -45,6 +55,11 @@ def check_pool(num_devices: int) -> None:
     threads = int(os.environ.get("NPROC", cpu_count()))
     if threads <= num_devices:
         raise UserError(
-            f"{num_devices} CPU devices share a pool of {threads} threads, on which XLA can hang: import rljax before jax, "
-            f"or set NPROC={num_devices + 1} or more."
+            f"{num_devices} CPU devices share a pool of {threads} threads, on which XLA can hang: before the first array call "
+            f"rljax.runtime.use_cpu_devices({num_devices}), or set NPROC={num_devices + 1} or more."
         )
+
+
+def _size_pool(num_devices: int) -> None:
+    """A thread for each core, and one more than there are devices; a single device needs none beside it."""
+    os.environ.setdefault("NPROC", str(max(cpu_count(), num_devices + 1 if num_devices > 1 else 1)))

@@ -1,8 +1,8 @@
 """Tests run on eight virtual CPU devices, and hold the array arguments of losses to their declared shapes and dtypes.
 
-Importing rljax first keeps XLA's thread pool large enough for so many devices. Most of a test's time is compiling, so programs
-of this process are compiled with few optimisations and by XLA's older, plainer emitters (a third of the time); those of the
-binaries that tests start are compiled as users have them, unless they are given the environment `plain`.
+Most of a test's time is compiling, so programs of this process are compiled with few optimisations and by XLA's older, plainer
+emitters (a third of the time); those of the binaries that tests start are compiled as users have them, unless they are given the
+environment `plain`.
 """
 
 import gc

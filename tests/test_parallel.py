@@ -1,5 +1,7 @@
 """One device or many, vectorised or one after another: the same runs to float tolerance, on one layout to the bit."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -104,3 +106,19 @@ def test_a_pool_that_could_hang_is_refused(monkeypatch):
     with pytest.raises(UserError, match="set NPROC=3 or more"):
         runtime.check_pool(2)
     runtime.check_pool(1)
+
+
+@pytest.mark.parametrize(
+    "cores, devices, flags, threads", [(2, 2, "", 3), (8, 2, "", 8), (1, 1, "", 1), (2, 2, "8", 9)]
+)
+def test_a_pool_has_a_thread_more_than_devices_and_no_more(monkeypatch, cores, devices, flags, threads):
+    monkeypatch.delenv("NPROC")
+    monkeypatch.setenv("XLA_FLAGS", f"{runtime.DEVICES_FLAG}={flags}" if flags else "")
+    monkeypatch.setattr(runtime, "cpu_count", lambda: cores)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    runtime.prepare()
+    runtime.use_cpu_devices(devices)
+    assert os.environ["NPROC"] == str(threads)
+    monkeypatch.setenv("NPROC", "5")
+    runtime.use_cpu_devices(devices)
+    assert os.environ["NPROC"] == "5"
