@@ -35,9 +35,9 @@ class Completions:
         """Where tokens stand that were drawn."""
         return mask(self.tokens, self.forced)
 
-    def flat(self) -> tuple[Int[Array, "B P"], Int[Array, "B T"]]:
-        """Prompts and completions one by one, [Q K]."""
-        return jnp.repeat(self.prompt, self.tokens.shape[1], axis=0), self.tokens.reshape(-1, self.tokens.shape[-1])
+    def flat(self) -> tuple[Int[Array, "Q P"], Int[Array, "B T"]]:
+        """Prompts, and completions one by one, [Q K], as `networks.language_model` reads them."""
+        return self.prompt, self.tokens.reshape(-1, self.tokens.shape[-1])
 
 
 @record
@@ -57,11 +57,11 @@ def groups(
 ) -> Source:
     """Fresh `Completions` [num_prompts, group_size] of the present policy; a completion is a step of the environment.
 
-    The agent's `act` tells the `log_prob` [B, T] of what it wrote among its extras.
+    The agent's `act` is given prompts [num_prompts, P] and what their completions begin with, [num_prompts group_size, T], as
+    `networks.language_model.complete`, and tells the `log_prob` [B, T] of what it wrote among its extras.
 
     Args:
-      resets: how some of the groups begin as a right answer does, all of a group alike; `act` takes these `beginning` [B, T] last.
-        None: none.
+      resets: how some of the groups begin as a right answer does, all of a group alike. None: all begin with nothing.
       data: right answers are what was paid here, drawn uniformly, each with its prompt; None: the environment tells examples.
     Raises:
       UserError: actions of the environment are no completions, or the agent does not tell; or with resets the environment cannot
@@ -87,22 +87,22 @@ def groups(
 
     def next_batch(state, agent, agent_state, key):
         reset_key, act_key, step_key, *begin_key = jax.random.split(key, 3 if resets is None else 4)
-        begun, beginning = jax.vmap(env.reset)(jax.random.split(reset_key, num_prompts)), ()
+        begun = jax.vmap(env.reset)(jax.random.split(reset_key, num_prompts))
+        beginning = nothing(env.spec, num_prompts)
         repeated = lambda x: jnp.repeat(x, group_size, axis=0)
         if resets is not None:
-            begun, within, *beginning, forced = begin(begun, state, *begin_key)
-            beginning = spread(jax.tree.map(repeated, beginning))
+            begun, within, beginning, forced = begin(begun, state, *begin_key)
 
-        def write(prompt, key):
-            memory = initial_memory(agent, len(prompt))
-            tokens, _, extras = agent.act(agent_state, prompt, memory, key, True, *beginning)
+        def write(prompt, key, beginning):
+            memory = initial_memory(agent, len(beginning))
+            tokens, _, extras = agent.act(agent_state, prompt, memory, key, True, beginning)
             if "log_prob" not in extras:
                 raise UserError(
                     "Who learns from groups must tell the `log_prob` [B, T] of what it wrote, among the extras of `act`."
                 )
             return tokens, extras["log_prob"]
 
-        batch = _answered(env, begun, group_size, write, act_key, step_key)
+        batch = _answered(env, begun, repeated(beginning), write, act_key, step_key)
         finished = _finished(batch)
         if resets is None:
             return state, batch, finished
@@ -139,7 +139,7 @@ def compared(
     of the rewards, sigmoid(what was paid more / noise). Episodes told of are those of the first writer.
 
     Args:
-      writers: (agent_state, prompt [B, P], key) -> tokens [B, T] and their log_prob [B, T].
+      writers: (agent_state, prompt [Q, P], key, beginning [Q K, T]) -> tokens [Q K, T] and their log_prob [Q K, T].
       noise: 0 is a judge without doubts.
       drawn: a judgement is one draw, 0 or 1, in the place of its probability.
     Raises:
@@ -150,10 +150,10 @@ def compared(
     def next_batch(state, agent, agent_state, key):
         reset_key, judge_key, *keys = jax.random.split(key, 2 + 2 * len(writers))
         begun = jax.vmap(env.reset)(jax.random.split(reset_key, num_prompts))
-        answers = []
+        answers, beginning = [], nothing(env.spec, num_prompts * group_size)
         for i, write in enumerate(writers):
-            written = lambda prompt, key, write=write: write(agent_state, prompt, key)
-            answers.append(_answered(env, begun, group_size, written, *keys[2 * i : 2 * i + 2]))
+            written = lambda *asked, write=write: write(agent_state, *asked)
+            answers.append(_answered(env, begun, beginning, written, *keys[2 * i : 2 * i + 2]))
         joined = lambda name: jnp.concatenate([getattr(x, name) for x in answers], axis=1)
         tokens, reward = joined("tokens"), joined("reward")
         judged = jax.vmap(lambda *group: _preferences(env, *group, noise))(begun[0], tokens, reward)
@@ -170,7 +170,7 @@ def continued(
     """`number` completions [N, number] of each beginning; one that has ended already is all of them.
 
     Args:
-      write: (prompt [B, P], key, beginning [B, T]) -> tokens [B, T] and their log_prob [B, T].
+      write: (prompt [N, P], key, beginning [B, T]) -> tokens [B, T] and their log_prob [B, T], B = N number.
     Raises:
       UserError: the environment cannot be asked a prompt.
     """
@@ -183,9 +183,7 @@ def continued_in(
 ) -> Completions:
     """`continued` in episodes that have `begun`, by the states and prompts of `env.reset`."""
     act_key, step_key = jax.random.split(key)
-    repeated = spread(jnp.repeat(beginning, number, axis=0))
-    go_on = lambda prompt, key: write(prompt, key, repeated)
-    batch = _answered(env, begun, number, go_on, act_key, step_key)
+    batch = _answered(env, begun, jnp.repeat(beginning, number, axis=0), write, act_key, step_key)
     forced = jnp.repeat(mask(beginning).sum(axis=-1)[:, None], number, axis=1)
     return batch.replace(forced=forced)
 
@@ -203,13 +201,20 @@ def _needs(env: Env, who: str, *names: str) -> None:
             )
 
 
-def _answered(env, begun, group_size, write, act_key, step_key) -> Completions:
-    """What `write` (prompt [B, P], key) -> tokens, log_prob [B, T] answers to prompts that have begun."""
-    env_state, prompt = spread(jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), begun))
-    tokens, log_prob = write(prompt, act_key)
-    _, following = jax.vmap(env.step)(env_state, tokens, jax.random.split(step_key, len(prompt)))
+def nothing(spec: EnvSpec, number: int) -> Int[Array, "number T"]:
+    """What completions begin with that are written from the first token on."""
+    return jnp.full((number, spec.action.length), PAD, jnp.int32)
+
+
+def _answered(env, begun, beginning, write, act_key, step_key) -> Completions:
+    """What `write` (prompt [Q, P], key, beginning [Q K, T]) -> tokens, log_prob [Q K, T] answers to prompts that have begun."""
+    (env_state, prompt), beginning = begun, spread(beginning)
+    group_size = len(beginning) // len(prompt)
+    env_state = spread(jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), env_state))
+    tokens, log_prob = write(prompt, act_key, beginning)
+    _, following = jax.vmap(env.step)(env_state, tokens, jax.random.split(step_key, len(tokens)))
     grouped = lambda x: x.reshape(-1, group_size, *x.shape[1:])
-    return Completions(begun[1], grouped(tokens), grouped(log_prob), grouped(following.reward))
+    return Completions(prompt, grouped(tokens), grouped(log_prob), grouped(following.reward))
 
 
 def _finished(batch: Completions) -> Metrics:

@@ -186,7 +186,8 @@ class Agent(NamedTuple):
 
     init:   (key) -> state
     act:    (state, observation [B, ...], memory [B, ...], key, explore) -> (action [B, ...], memory, extras); of those that write
-      tokens also (..., explore, beginning [B, T]), what completions begin with (`networks.language_model.complete`)
+      tokens also (..., explore, beginning [B, T]), what completions begin with, of which an observation may have several
+      (`networks.language_model.complete`)
     update: (state, batch, key) -> (state, metrics)
     memory: what one environment remembers at the start of an episode (a recurrent state); `()` for the memoryless.
     receive: (memory [B, ...], reward [B]) -> memory, called after each step, for memories that count what was paid.

@@ -130,7 +130,7 @@ def test_supervised_loss_by_hand_and_it_learns():
 def said(*tokens):
     """A writer that always says the same."""
     line = jnp.array(tokens, jnp.int32)
-    return lambda state, prompt, key: (jnp.tile(line, (len(prompt), 1)), jnp.full((len(prompt), len(tokens)), -1.0))
+    return lambda state, prompt, key, beginning: (jnp.tile(line, (len(beginning), 1)), jnp.full(beginning.shape, -1.0))
 
 
 @pytest.mark.parametrize("noise, ahead", [(0.5, 1.0 / (1.0 + np.exp(-2.0))), (0.0, 1.0)])

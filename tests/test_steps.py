@@ -43,12 +43,12 @@ def test_steps_by_hand(options, step, begin):
 def drawn(resets, options, num_prompts=30):
     """Who draws writes anything; who goes on writes digits of 5, and is told by its state how likely it should say they are."""
 
-    def act(state, prompt, memory, key, explore, *beginning):
-        digits = jax.random.randint(key, (len(prompt), 5), 2, 6)
+    def act(state, prompt, memory, key, explore, beginning):
+        digits = jax.random.randint(key, (len(beginning), 5), 2, 6)
         digits = jnp.where(
             jnp.cumsum(digits == 2, axis=1) - (digits == 2) > 0, PAD, jnp.where(digits == 2, END, digits)
         )
-        tokens = jnp.where(beginning[0] != PAD, beginning[0], digits) if beginning else digits
+        tokens = jnp.where(beginning != PAD, beginning, digits)
         return tokens, memory, {"log_prob": -jnp.ones(tokens.shape)}
 
     def write(state, prompt, key, beginning):

@@ -95,9 +95,9 @@ def source(env: Env, config: Config, dataset: Completions | None = None) -> Sour
         entropy = policy_gradient.mean_entropy(parts, agent_state.model.params, own)
         due = jnp.where(entropy < config.entropy_target, config.temperature_high, config.temperature_low)
 
-        def act(agent_state, prompt, memory, key, explore):
+        def act(agent_state, prompt, memory, key, explore, beginning):
             asked = parts.network, agent_state.model.params, prompt, parts.length, key
-            written = language_model.complete(*asked, config.temperature * due)
+            written = language_model.complete(*asked, config.temperature * due, beginning=beginning)
             return written.tokens, memory, {"log_prob": written.log_prob}
 
         _, tempered, _ = others.next((), agent._replace(act=act), agent_state, key)

@@ -20,7 +20,7 @@ from rljax.losses import divergence, outcome, surrogate
 from rljax.record import record, static
 from rljax.tokens import mask
 from rljax.types import Agent, EnvSpec, Key, Metrics
-from rljax.updates import descend, minibatch_epochs
+from rljax.updates import descend
 
 __all__ = ["Config", "State", "Written", "check", "learn", "make", "read", "source"]
 
@@ -105,14 +105,8 @@ def learn(
       instead: what stands in the place of parts of the loss (`policy_gradient.loss`).
     """
     loss = lambda params, some: policy_gradient.loss(parts, config, params, some, **instead)
-    model, metrics = minibatch_epochs(
-        lambda model, some: descend(parts.optimiser, model, lambda params: loss(params, some)),
-        state.model,
-        written,
-        key,
-        config.num_epochs,
-        config.num_minibatches,
-    )
+    step = lambda model, some: descend(parts.optimiser, model, lambda params: loss(params, some))
+    model, metrics = policy_gradient.epochs(config, step, state.model, written, len(batch.prompt), key)
     state, told = writer.after(config, state, model, batch)
     return state, metrics | told | {"advantage/size": jnp.abs(written.advantage).mean()}
 

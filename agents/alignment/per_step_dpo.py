@@ -60,11 +60,10 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     def update(state: writer.State, continued: Continued, key: Key) -> tuple[writer.State, Metrics]:
         pairs = paired(config, continued)
         length = pairs.learned.sum(axis=-1)
-        each_asked = jnp.repeat(continued.batch.prompt, 2 * pairs.there.shape[1], axis=0)
-        each_said = pairs.tokens.reshape(len(each_asked), -1)
+        asked, said = continued.batch.prompt, pairs.tokens.reshape(-1, pairs.tokens.shape[-1])
 
         def learned(params: Params):
-            log_prob = parts.score(params, each_asked, each_said).log_prob.reshape(pairs.tokens.shape)
+            log_prob = parts.score(params, asked, said).log_prob.reshape(pairs.tokens.shape)
             return jnp.where(pairs.learned, log_prob, 0.0).sum(axis=-1)
 
         reference = learned(state.reference)

@@ -74,6 +74,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         there, good = mask(tokens), pretraining.is_good(reward, config)
         if conditional:
             plain = jax.random.bernoulli(key, config.unconditional, good.shape)
+            prompt = jnp.repeat(prompt, batch.tokens.shape[1], axis=0)  # no two need have the same behind it
             prompt = jnp.where(
                 plain[:, None], without(prompt), ended(prompt, jnp.where(good, good_sign, good_sign + 1))
             )

@@ -5,7 +5,7 @@ names.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ from rljax.losses import divergence, surrogate
 from rljax.networks import language_model
 from rljax.record import record, static
 from rljax.tokens import mask
-from rljax.types import Env, Metrics, Params, Source
+from rljax.types import Env, Key, Metrics, Params, Source
+from rljax.updates import minibatch_epochs
 
 
 @record
@@ -40,9 +41,9 @@ class Config(writer.GroupConfig, surrogate.Options, resets_lib.Options):
 
 
 class Written(NamedTuple):
-    """Completions [B] one by one, as a loss reads them."""
+    """Completions [B] one by one, as a loss reads them, those of a prompt [Q] one after another."""
 
-    prompt: Int[Array, "B P"]
+    prompt: Int[Array, "Q P"]
     tokens: Int[Array, "B T"]
     log_prob: Float[Array, "B T"]  # when it was drawn
     reference: Float[Array, "B T"]  # by the reference, or that of all tokens [B, T, V] where the divergence is exact
@@ -104,7 +105,9 @@ def loss(
     else:
         every, (log_prob, entropy) = None, parts.score(params, written.prompt, written.tokens)
     there = mask(written.tokens, written.forced) & written.counts[:, None]
-    each = jax.vmap(objective or _by_surrogate, (None, 0, 0, 0))(config, log_prob, written, there)
+    prompt = jnp.repeat(written.prompt, len(there) // len(written.prompt), axis=0)
+    of_each = jax.vmap(objective or _by_surrogate, (None, 0, 0, 0))
+    each = of_each(config, log_prob, written._replace(prompt=prompt), there)
     mean = lambda x: jnp.where(there, x, 0.0).sum() / jnp.maximum(there.sum(), 1)
     metrics = {"policy/entropy": mean(entropy)}
     if config.kl and config.kl_place != "reward":
@@ -130,6 +133,23 @@ def _distance(config: Config, every, log_prob, written: Written) -> Float[Array,
     if config.kl_place == "weighted_loss":
         return divergence.weighted_loss(config.kl, log_prob, written.reference, written.log_prob)
     return divergence.loss(config.kl, log_prob, written.reference)
+
+
+def epochs(config: Config, step: Callable, models: Any, data: Any, num_prompts: int, key: Key) -> tuple[Any, Metrics]:
+    """`updates.minibatch_epochs` on completions one by one [B] and their prompts [Q], in minibatches of whole groups: so a prompt
+    is read once for each.
+
+    Args:
+      step: (models, some of the data) -> (models, metrics).
+    Raises:
+      UserError: groups cannot be cut into so many.
+    """
+    groups = lambda x: x.reshape(num_prompts, -1, *x.shape[1:])
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    of_groups = lambda models, some: step(models, jax.tree.map(flat, some))
+    return minibatch_epochs(
+        of_groups, models, jax.tree.map(groups, data), key, config.num_epochs, config.num_minibatches
+    )
 
 
 def check(config: Config) -> None:

@@ -110,10 +110,9 @@ def source(env: Env, config: Config, demonstrator: Demonstrator) -> Source:
         begun = jax.vmap(env.reset)(jax.random.split(reset_key, config.num_prompts))
         ends = jax.random.uniform(method_key, (config.num_prompts,)) < METHODS[config.method](config, count)
 
-        def own(prompt, key, *beginning):
-            tokens, _, extras = agent.act(
-                agent_state, prompt, initial_memory(agent, len(prompt)), key, True, *beginning
-            )
+        def own(prompt, key, beginning):
+            memory = initial_memory(agent, len(beginning))
+            tokens, _, extras = agent.act(agent_state, prompt, memory, key, True, beginning)
             return tokens, extras["log_prob"]
 
         def go_on(prompt, key, beginning):
@@ -123,8 +122,8 @@ def source(env: Env, config: Config, demonstrator: Demonstrator) -> Source:
             handed_over = jnp.repeat(ends, config.group_size)
             return _where(handed_over, lambda: demonstrator.write(prompt, guide_key, chosen), tokens), log_prob
 
-        answer = jnp.zeros((config.num_prompts, len(place)), jnp.int32)
-        answer = _where(ends, lambda: own(begun[1], own_key)[0], answer)
+        answer = completions.nothing(env.spec, config.num_prompts)
+        answer = _where(ends, lambda: own(begun[1], own_key, answer)[0], answer)
         answer = _where(~ends, lambda: demonstrator.write(begun[1], guide_key), answer)
         length = mask(answer).sum(axis=-1)
         switch = jax.random.randint(switch_key, length.shape, 0, length)

@@ -30,7 +30,7 @@ from rljax.networks import language_model
 from rljax.record import record, static
 from rljax.tokens import mask
 from rljax.types import Agent, EnvSpec, Key, Metrics, Model
-from rljax.updates import descend, minibatch_epochs
+from rljax.updates import descend
 
 __all__ = ["Config", "State", "credit", "make", "source"]
 
@@ -140,9 +140,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         coefficient = state.kl_coefficient if config.adaptive_kl else config.kl_coefficient
         judged = read(state, batch, coefficient, besides)
         models = state.policy.model, state.critic
-        (model, critic), metrics = minibatch_epochs(
-            step, models, judged, key, config.num_epochs, config.num_minibatches
-        )
+        (model, critic), metrics = policy_gradient.epochs(config, step, models, judged, len(batch.prompt), key)
         if config.kl and config.kl_place == "reward":
             ahead = judged.written.log_prob - judged.written.reference
             there = mask(judged.written.tokens, judged.written.forced)

@@ -111,8 +111,10 @@ def source(env: Env, config: Config = Config()) -> Source:
     _check(config)
     parts = writer.make(env.spec, config)
 
-    def write(network, params, prompt, key):
-        return language_model.complete(network, params, prompt, parts.length, key, config.temperature)
+    def write(network, params, prompt, key, beginning):
+        return language_model.complete(
+            network, params, prompt, parts.length, key, config.temperature, beginning=beginning
+        )
 
     both = Mixture(parts.network, config.mixture)
     writers = {

@@ -4,6 +4,9 @@ Su et al., 2021 (rotary positions, arXiv:2104.09864); Shazeer, 2020 (gated layer
 shared by queries, arXiv:2305.13245); Zhang & Sennrich, 2019 (root mean square normalisation, arXiv:1910.07467).
 
 Products are taken of [B * S, width], in which XLA's CPU client makes their gradients at a third of the cost of [B, S, width].
+
+Completions [B, T] may be several of each prompt [Q, P], B = Q K, those of one prompt one after another. Then a prompt is read once
+for all of them, in the gradient too.
 """
 
 from typing import NamedTuple
@@ -224,35 +227,54 @@ def rotated(
 
 
 def completion_logits(
-    model: LanguageModel, params: Params, prompt: Int[Array, "B P"], completion: Int[Array, "B T"]
+    model: LanguageModel, params: Params, prompt: Int[Array, "Q P"], completion: Int[Array, "B T"]
 ) -> Float[Array, "B T V"]:
     """The logits that each token of a completion was to be drawn by, given the prompt and what stands before it."""
     return drawable(_before(model, params, prompt, completion), model.num_drawn)
 
 
 def completion_values(
-    model: LanguageModel, params: Params, prompt: Int[Array, "B P"], completion: Int[Array, "B T"]
+    model: LanguageModel, params: Params, prompt: Int[Array, "Q P"], completion: Int[Array, "B T"]
 ) -> Float[Array, "B T"]:
     """What a model of one output tells before each token of a completion: of the prompt and the tokens so far, not of the token."""
     return _before(model, params, prompt, completion)[..., 0]
 
 
 def completion_score(
-    model: LanguageModel, params: Params, prompt: Int[Array, "B P"], completion: Int[Array, "B T"]
+    model: LanguageModel, params: Params, prompt: Int[Array, "Q P"], completion: Int[Array, "B T"]
 ) -> Float[Array, " B"]:
     """What a model of one output tells of whole completions, at the last token of each."""
-    last = prompt.shape[1] - 1 + mask(completion).sum(axis=1, keepdims=True)
+    last = mask(completion).sum(axis=1, keepdims=True)
     return jnp.take_along_axis(_read(model, params, prompt, completion)[..., 0], last, axis=1)[:, 0]
 
 
 def _before(model, params, prompt, completion, **options):
     """What a model tells before each token of a completion; nobody asks after the last."""
-    return _read(model, params, prompt, completion[:, :-1], **options)[:, prompt.shape[1] - 1 :]
+    return _read(model, params, prompt, completion[:, :-1], **options)
 
 
 def _read(model, params, prompt, completion, **options):
-    tokens = jnp.concatenate([prompt, completion], axis=1)
-    return model.apply(params, tokens, mask(tokens), **options)[0]
+    """What a model tells [B, 1 + T, ...] at the last token of the prompt and at each of a completion."""
+    size, each = prompt.shape[1], _each(prompt, completion)
+    tokens = jnp.concatenate([each(prompt), completion], axis=1)
+    if len(prompt) == len(completion):
+        return model.apply(params, tokens, mask(tokens), **options)[0][:, size - 1 :]
+    asked, cache = model.apply(params, prompt, mask(prompt), **options)
+    if not completion.shape[1]:
+        return each(asked[:, -1:])
+    cache = jax.tree.map(lambda x: _with_room(each(x), completion.shape[1]), cache)
+    answered, _ = model.apply(params, completion, mask(tokens), cache, size, **options)
+    return jnp.concatenate([each(asked[:, -1:]), answered], axis=1)
+
+
+def _each(prompt, completion):
+    """(of each prompt [Q, ...]) -> of each of its completions [B, ...]."""
+    return lambda x: jnp.repeat(x, len(completion) // len(prompt), axis=0)
+
+
+def _with_room(cached, more):
+    """Keys or values, with places for so many tokens more."""
+    return jnp.pad(cached, ((0, 0), (0, 0), (0, more), (0, 0)))
 
 
 class Scored(NamedTuple):
@@ -265,7 +287,7 @@ class Scored(NamedTuple):
 def score(
     model: LanguageModel,
     params: Params,
-    prompt: Int[Array, "B P"],
+    prompt: Int[Array, "Q P"],
     completion: Int[Array, "B T"],
     temperature: Float[Array, ""] | float = 1.0,
     chunk: int = 0,
@@ -344,7 +366,7 @@ class Completed(NamedTuple):
 def complete(
     model: LanguageModel,
     params: Params,
-    prompt: Int[Array, "B P"],
+    prompt: Int[Array, "Q P"],
     length: int,
     key: Key,
     temperature: Float[Array, ""] | float = 1.0,
@@ -361,19 +383,21 @@ def complete(
     top_k, top_p: draw from the likeliest tokens alone (`likeliest`). `log_prob` stays that of all tokens at the temperature, by
     which completions are scored, so what was drawn is likelier than it says.
 
-    beginning: tokens that each completion begins with, PAD after them; what follows is drawn as if they had been. None: no such.
+    beginning: tokens that each completion begins with, PAD after them; what follows is drawn as if they had been. There may be
+    several for each prompt, one after another, each with a completion of its own. None: no such, and one completion of each.
 
     Raises:
       UserError: top_k or top_p leaves no token, or is no such number.
     """
     if top_k < 0 or not 0.0 < top_p <= 1.0:
         raise UserError(f"top_k={top_k} must be 0, for all tokens, or more, and top_p={top_p} above 0 and at most 1.")
-    batch, size = prompt.shape
+    asked = prompt if beginning is None else beginning
+    (batch, _), size, each = asked.shape, prompt.shape[1], _each(prompt, asked)
     places = jnp.arange(size + length)
-    visible = jnp.concatenate([mask(prompt), jnp.zeros((batch, length), bool)], axis=1)
-    logits, cache = model.apply(params, prompt, visible[:, :size])
-    last = drawable(logits[:, -1], model.num_drawn)
-    room = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, length), (0, 0)))
+    logits, cache = model.apply(params, prompt, mask(prompt))
+    last = each(drawable(logits[:, -1], model.num_drawn))
+    cache = jax.tree.map(lambda x: _with_room(each(x), length), cache)
+    visible = jnp.concatenate([each(mask(prompt)), jnp.zeros((batch, length), bool)], axis=1)
 
     def draw(logits, alive, step, given):
         drawn = jax.random.categorical(jax.random.fold_in(key, step), likeliest(logits / temperature, top_k, top_p))
@@ -391,7 +415,7 @@ def complete(
         logits, cache = model.apply(params, token[:, None], visible, cache, size + step)
         return (drawable(logits[:, 0], model.num_drawn), visible, cache, alive & (token != END)), (token, log_prob)
 
-    start = (last, visible, jax.tree.map(room, cache), jnp.ones(batch, bool))
+    start = (last, visible, cache, jnp.ones(batch, bool))
     begun, last_given = (None, None) if beginning is None else (beginning.T[:-1], beginning[:, -1])
     (logits, _, _, alive), written = jax.lax.scan(advance, start, (jnp.arange(length - 1), begun))
     final = draw(logits, alive, length - 1, last_given)  # nobody reads what would follow it

@@ -97,8 +97,8 @@ def gains(batch):
 def random_writer(length=3):
     """Who writes anything."""
 
-    def act(state, prompt, memory, key, explore):
-        tokens = jax.random.randint(key, (len(prompt), length), 2, 12)
+    def act(state, prompt, memory, key, explore, beginning):
+        tokens = jax.random.randint(key, (len(beginning), length), 2, 12)
         return tokens, memory, {"log_prob": -jnp.ones(tokens.shape)}
 
     return Agent(lambda key: (), act, None)
@@ -207,7 +207,10 @@ def test_a_teacher_is_held_to_where_it_is_asked(kl, asked):
 def test_a_teacher_reads_what_was_written_and_fades():
     """Its coefficient falls on a straight line and stays."""
     config = kdrl.Config(**SMALL, kl_coefficient=0.5, kl_last=0.1, annealing_batches=2.0)
-    opinion = lambda state, prompt, tokens: (state * (tokens + prompt[:, :1]), None)
+    opinion = lambda state, prompt, tokens: (
+        state * (tokens + jnp.repeat(prompt, len(tokens) // len(prompt), axis=0)[:, :1]),
+        None,
+    )
     source = kdrl.source(ENV, config, Demonstrator(jnp.float32(-0.1), None, opinion))
     state = source.init(random_writer(), jax.random.key(0))
     draw = jax.jit(lambda state, key: source.next(state, random_writer(), (), key))

@@ -180,13 +180,13 @@ def test_runs_side_by_side_are_those_alone(side_by_side):
 
 
 def test_a_constraint_is_kept_and_nothing_else_changed():
-    """The paid completions come to be all, each as likely among them as it was."""
-    config = f_dpg.Config(**SMALL, learning_rate=1e-2, target="constraint")
-    state = jax.jit(learned(config, 150))(0.1)
+    """The paid completions come to be all, each as likely among them as it was (of six seeds none was further than 0.016)."""
+    config = f_dpg.Config(**SMALL, learning_rate=3e-3, target="constraint", num_prompts=64)
+    state = jax.jit(learned(config, 1000))(0.1)
     p = targets(laws(state.reference, state), PAID)
     law = np.exp(np.float64(laws(state.model.params, state)))
-    assert (law * PAID).sum(axis=1).min() > 0.98
-    assert (0.5 * np.abs(law - p).sum(axis=1)).max() < 0.08
+    assert (law * PAID).sum(axis=1).min() > 0.99
+    assert (0.5 * np.abs(law - p).sum(axis=1)).max() < 0.04
 
 
 @pytest.mark.parametrize(

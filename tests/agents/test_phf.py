@@ -133,6 +133,7 @@ def test_losses_by_hand(method):
     good = reward > 0.3
     policy = getattr(state, "policy", state)
     if method == "conditional":
+        prompt = jnp.repeat(prompt, 4, axis=0)
         told = jnp.concatenate([prompt, jnp.where(good, VOCABULARY, VOCABULARY + 1)], axis=1)
         log_prob = language_model.taken(logits(policy.model.params, told, tokens, 2), tokens)
     else:

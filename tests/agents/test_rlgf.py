@@ -152,6 +152,7 @@ def pattern(signs):
     first is even."""
 
     def act(state, prompt, memory, key, explore, beginning=None):
+        prompt = prompt if beginning is None else jnp.repeat(prompt, len(beginning) // len(prompt), axis=0)
         drawn = jax.random.choice(key, jnp.array(signs), (len(prompt), 5))
         short = prompt[:, :1] % 2 == 0
         drawn = jnp.where(short & (jnp.arange(5) == 2), END, jnp.where(short & (jnp.arange(5) > 2), PAD, drawn))
@@ -285,6 +286,7 @@ def right_guide(env):
     def act(state, prompt, memory, key, explore, beginning=None):
         right = jax.vmap(env.asked)(prompt)
         if beginning is not None:
+            right = jnp.repeat(right, len(beginning) // len(right), axis=0)
             ended = (beginning == END).any(axis=1, keepdims=True)
             right = jnp.where((beginning != PAD) | ended, beginning, right)
         return right, memory, {}

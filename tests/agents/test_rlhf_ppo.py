@@ -153,13 +153,16 @@ def test_each_token_is_paid_what_a_preferred_policy_likes():
 def test_what_is_asked_and_what_is_kept_belong_together():
     """Of completions by who writes anything: what RTO is told of each token, and the half of them that a filter keeps."""
 
-    def act(state, prompt, memory, key, explore):
+    each = lambda prompt, tokens: jnp.repeat(prompt, len(tokens) // len(prompt), axis=0)
+
+    def act(state, prompt, memory, key, explore, beginning):
+        prompt = each(prompt, beginning)
         tokens = jnp.where(jax.random.bernoulli(key, 0.7, (len(prompt), 3)), prompt, 5)
         return tokens, memory, {"log_prob": -0.1 * tokens}
 
     anyone = Agent(lambda key: (), act, None)
     draw = lambda source: jax.jit(lambda key: source.next((), anyone, (), key)[1])
-    opinion = lambda state, prompt, tokens: (state * (tokens + prompt), 1.0 * prompt)
+    opinion = lambda state, prompt, tokens: (state * (tokens + each(prompt, tokens)), 1.0 * each(prompt, tokens))
     batch, ahead = draw(rto.source(ENV, rto.Config(**SMALL), Demonstrator(2.0, act, opinion)))(jax.random.key(0))
     prompt = np.asarray(batch.prompt)[:, None]
     np.testing.assert_allclose(ahead, 2.0 * np.asarray(batch.tokens) + prompt, rtol=1e-6)

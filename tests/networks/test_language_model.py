@@ -177,6 +177,38 @@ def test_what_is_begun_is_gone_on_with(params, prompt):
     np.testing.assert_allclose(written.log_prob, scored, atol=1e-4)
 
 
+def test_a_prompt_is_read_once_for_all_of_its_completions(params, prompt):
+    """By scores, their gradients and what is drawn, as if it were read for each; with fewer products."""
+    each = jnp.repeat(prompt, 3, axis=0)
+    completion = jnp.asarray(np.random.default_rng(1).integers(1, 7, (18, 5)), jnp.int32).at[::2, 3:].set(PAD)
+    valued = LanguageModel(7, width=16, num_layers=1, num_heads=2, outputs=1)
+    values = of(valued)
+
+    @jax.jit
+    @jax.value_and_grad
+    def read(params, prompt):
+        told = language_model.score(MODEL, params[0], prompt, completion, 0.7, chunk=7)
+        plain = language_model.completion_logits(MODEL, params[0], prompt, completion)
+        paid = language_model.completion_values(valued, params[1], prompt, completion)
+        whole = language_model.completion_score(valued, params[1], prompt, completion)
+        weight = jnp.arange(90.0).reshape(18, 5)
+        return (weight * (told.log_prob + told.entropy + paid + plain[..., 4])).sum() / 90.0 + (whole[::2] ** 2).sum()
+
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+    jax.tree.map(close, read((params, values), prompt), read((params, values), each))
+    shared, apart = (read.lower((params, values), x).compile().cost_analysis()["flops"] for x in (prompt, each))
+    assert shared < 0.8 * apart
+
+    beginning = jnp.full((18, 5), PAD).at[4, :2].set(3)
+    draw = jax.jit(
+        lambda prompt: language_model.complete(MODEL, params, prompt, 5, jax.random.key(1), beginning=beginning)
+    )
+    once, often = draw(prompt), draw(each)
+    np.testing.assert_array_equal(once.tokens, often.tokens)
+    np.testing.assert_allclose(once.log_prob, often.log_prob, atol=1e-4)
+    assert len(np.unique(once.tokens[:3], axis=0)) == 3 and (once.tokens[4, :2] == 3).all()
+
+
 def test_entropy(params, prompt):
     logits = language_model.completion_logits(MODEL, params, prompt, jnp.full((6, 1), END))[:, 0]
     law = np.float64(jax.nn.softmax(logits))[:, 1:]
