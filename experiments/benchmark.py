@@ -28,7 +28,7 @@ import jax
 from absl import app, flags
 
 import rljax
-from rljax import train
+from rljax import parallel, train
 from rljax.errors import UserError
 from rljax.experiments import catalog, cli
 from rljax.experiments.plan import Plan, Program
@@ -48,7 +48,7 @@ def define_flags():
         "cases", list(CASES), "AGENT:ENVIRONMENT pairs, an agent's settings as in dqn?num_atoms=8&head=quantile."
     )
     flags.DEFINE_integer("num_seeds", 2, "Seeds side by side.", lower_bound=1)
-    flags.DEFINE_enum("layout", "auto", ["auto", "vmap", "devices", "map", "data"], "How seeds share devices.")
+    flags.DEFINE_enum("layout", "auto", list(parallel.LAYOUTS), "How seeds share devices.")
     flags.DEFINE_integer("repetitions", 7, "Timed chunks of each program.")
     flags.DEFINE_bool("handwritten", False, "Compare PPO on CartPole with one file without this library.")
     flags.DEFINE_integer("seeds", 0, "Compare so many seeds in one program with as many times one seed.", lower_bound=0)

@@ -150,9 +150,7 @@ class Trained(NamedTuple):
         return act, agent.memory
 
 
-def load(
-    run_dir: str | pathlib.Path, checkpoint: int | None = None, sharding: jax.sharding.Sharding | None = None
-) -> Trained:
+def load(run_dir: str | pathlib.Path, checkpoint: int | None = None, sharding_of: Callable | None = None) -> Trained:
     """The agents of a run's last checkpoint, or of another that it kept, without its environments and replay, which are not
     read. To act with one:
 
@@ -160,7 +158,7 @@ def load(
         action, memory = act(observation, memory, jax.random.key(0))
 
     Args:
-      sharding: where the states go; by default the first device.
+      sharding_of: (shape) -> where arrays of the states go; by default to the first device.
     Raises:
       ValueError: there is no run or no checkpoint, or it cannot be read.
     """
@@ -179,7 +177,7 @@ def load(
         program = Program(plan)
         one = jax.eval_shape(lambda key: program.agent(program.points[0]).init(key), jax.random.key(0))
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(program.runs), *x.shape), x.dtype), one)
-        states = checkpoints.restore({"agent": like}, sharding, step=checkpoint, part=True)["agent"]
+        states = checkpoints.restore({"agent": like}, sharding_of, step=checkpoint, part=True)["agent"]
         return Trained(program, states, program.steps(checkpoint))
 
 
@@ -258,7 +256,7 @@ def _seed_by_seed(flag: str, run_dir: str | pathlib.Path, program: Program) -> t
     """A run's last agents, and the states [runs] of those that have the seeds of the runs of `program`."""
     if sweep := Folder(run_dir).plan().sweep:
         raise UserError(f"--{flag}={run_dir} is a sweep of {', '.join(sweep)}; give a run at one point.")
-    trained = load(run_dir, sharding=program.fleet.replicated)
+    trained = load(run_dir, sharding_of=program.fleet.sharding_of)
     seeds = [seed for _, seed in trained.program.runs]
     missing = [seed for _, seed in program.runs if seed not in seeds]
     if missing:

@@ -88,8 +88,7 @@ def run(
     learner = lambda shared, own: program.learner(own[0], shared, own[1])
     begin = lambda shared, key, own: learner(shared, own).init(key)
     init = compiled(begin, shared, keys, own, num_shared=1)
-    shapes = jax.eval_shape(fleet.over(begin, num_shared=1), shared, keys, own)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=fleet.sharding), shapes)
+    shapes = fleet.placed(jax.eval_shape(fleet.over(begin, num_shared=1), shared, keys, own))
     run_chunk = lambda shared, state, own: learner(shared, own).run(state, program.chunk)
     train_chunk = compiled(run_chunk, shared, shapes, own, donate=(1,), num_shared=1)
     evaluate_run = lambda state, point, key: evaluate(
@@ -101,7 +100,7 @@ def run(
     table, done = logging.Table(folder.metrics), 0
     if under_way:
         done = checkpoints.latest
-        state = fleet.fill(checkpoints.restore(jax.eval_shape(fleet.trim, shapes), fleet.replicated))
+        state = fleet.fill(checkpoints.restore(jax.eval_shape(fleet.trim, shapes), fleet.sharding_of))
     else:
         start = time.perf_counter()
         state = init(shared, keys, own)

@@ -12,6 +12,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 import rljax
+from rljax import parallel
 from rljax.experiments import cli
 
 FLAGS = flags.FLAGS
@@ -65,9 +66,7 @@ def define_flags():
     )
     flags.DEFINE_integer("checkpoint_every", 1, "Chunks between checkpoints.", lower_bound=1)
     flags.DEFINE_integer("keep_checkpoints", 2, "How many of the last checkpoints are kept; 0: all.", lower_bound=0)
-    flags.DEFINE_enum(
-        "layout", "auto", ["auto", "vmap", "devices", "map", "data"], "How runs share devices (see rljax/parallel.py)."
-    )
+    flags.DEFINE_enum("layout", "auto", list(parallel.LAYOUTS), "How runs share devices (see rljax/parallel.py).")
     flags.DEFINE_string("wandb", "", "Weights & Biases project to log to.")
     flags.DEFINE_bool("quiet", False, "No progress.")
     cli.define_distributed_flags()

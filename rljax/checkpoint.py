@@ -1,6 +1,7 @@
 """Checkpoints of everything a run is, with Orbax: written aside and renamed when whole, in the background, the last few kept."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,13 +34,17 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.StandardSave(_encode(state)))
 
     def restore(
-        self, like: Any, sharding: jax.sharding.Sharding | None = None, step: int | None = None, part: bool = False
+        self,
+        like: Any,
+        sharding_of: Callable[[tuple[int, ...]], jax.sharding.Sharding] | None = None,
+        step: int | None = None,
+        part: bool = False,
     ) -> Any:
         """The state saved at `step`, the latest by default.
 
         Args:
           like: its structure, shapes and dtypes (jax.ShapeDtypeStruct, as of jax.eval_shape).
-          sharding: where its arrays go; by default the first device.
+          sharding_of: where an array of a shape goes; by default to the first device.
           part: `like` holds only some fields of what was saved, as a dictionary by name; the others are not read.
         Raises:
           FileNotFoundError: there is no checkpoint.
@@ -48,10 +53,10 @@ class Checkpoints:
         step = self.latest if step is None else step
         if step is None:
             raise FileNotFoundError(f"There is no checkpoint in {self._manager.directory}.")
-        sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        plain = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(_encode, like)
-        )
+        first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        where = sharding_of or (lambda shape: first)
+        placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where(x.shape))
+        plain = jax.tree.map(placed, jax.eval_shape(_encode, like))
         try:
             encoded = self._manager.restore(step, args=_part(plain) if part else ocp.args.StandardRestore(plain))
         except Exception as error:

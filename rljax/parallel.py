@@ -6,6 +6,7 @@ A run is a function of one key and one point of a sweep. `Fleet.over` makes of i
   devices  each device takes its runs one after another
   map      one device takes all runs one after another
   data     all devices take each run together, one run after another: its environments and minibatches are split over them
+  fsdp     as data, and each device keeps but its part of what is large in a run's state (parameters, their moments)
 
 `auto` is `vmap` on accelerators and `devices` on CPUs, where one seed a core is fastest (docs/architecture.md has the numbers).
 All hosts of a pod run the same program; a host sees its own part of every array, and `to_host` gathers the whole.
@@ -25,7 +26,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from rljax import runtime
 from rljax.errors import UserError
 
-LAYOUTS = ("auto", "vmap", "devices", "map", "data")
+LAYOUTS = ("auto", "vmap", "devices", "map", "data", "fsdp")
+LARGE = 1024  # numbers a device from which on an array is split
+TOGETHER = ("data", "fsdp")  # all devices take a run together
 RUNS, ENVS = "run", "env"  # axes of a mesh: what is split over it
 
 
@@ -35,6 +38,7 @@ class Fleet(NamedTuple):
     num_runs: int
     mesh: Mesh
     mapped: bool  # one after another on each device, rather than vectorised
+    splits_state: bool = False  # each device keeps its part of what is large
 
     @property
     def splits_runs(self) -> bool:
@@ -52,6 +56,20 @@ class Fleet(NamedTuple):
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
+    def sharding_of(self, shape: Sequence[int]) -> NamedSharding:
+        """Where an array [num_runs, ...] without padding lies: on every device; where states are split and it is large, along the
+        first of its other axes that the devices divide (of a product's weights that of its inputs, so that outputs, heads say, stay
+        together)."""
+        divided = [axis for axis, size in enumerate(shape) if axis and size % self.mesh.size == 0]
+        if not self.splits_state or math.prod(shape) < LARGE * self.mesh.size or not divided:
+            return self.replicated
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * divided[0], ENVS))
+
+    def placed(self, shapes: Any) -> Any:
+        """Shapes of arrays [padded, ...] as `over` takes and gives them: with where they lie."""
+        where = lambda x: self.sharding if self.splits_runs else self.sharding_of(x.shape)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where(x)), shapes)
+
     def over(self, function: Callable, donate: Sequence[int] = (), num_shared: int = 0) -> Callable:
         """`function` over the leading axis [padded] of its arguments, jitted; arguments `donate` give up their memory.
 
@@ -67,9 +85,9 @@ class Fleet(NamedTuple):
 
             def spread_out(*args):
                 with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                    return local(*args)
+                    return self._lie(local(*args))
 
-            return jax.jit(spread_out, donate_argnums=donate, out_shardings=self.replicated)
+            return jax.jit(spread_out, donate_argnums=donate)
         if self.mesh.size > 1:
             runs = PartitionSpec(RUNS)
 
@@ -79,6 +97,10 @@ class Fleet(NamedTuple):
 
             return jax.jit(split, donate_argnums=donate)
         return jax.jit(local, donate_argnums=donate)
+
+    def _lie(self, tree: Any) -> Any:
+        """Results of runs that share all devices, each where it is to lie."""
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.sharding_of(x.shape)), tree)
 
     def place(self, tree: Any) -> Any:
         """Arrays [num_runs, ...], known to every host, as padded arrays spread over the devices."""
@@ -95,17 +117,20 @@ class Fleet(NamedTuple):
         return jax.jit(make, out_shardings=self.sharding)(self.place(np.asarray(seeds, np.uint32)))
 
     def trim(self, tree: Any) -> Any:
-        """A copy of arrays [padded, ...] without the padding, on every device: what is worth keeping of a state."""
+        """A copy of arrays [padded, ...] without the padding, as `sharding_of` says: what is worth keeping of a state."""
         copy = lambda tree: jax.tree.map(lambda x: jnp.copy(x[: self.num_runs]), tree)
-        return jax.jit(copy, out_shardings=self.replicated)(tree)
+        where = jax.tree.map(lambda x: self.sharding_of((self.num_runs, *x.shape[1:])), tree)
+        return jax.jit(copy, out_shardings=where)(tree)
 
     def fill(self, tree: Any) -> Any:
         """The inverse of `trim`."""
 
-        def pad(x):
-            return x[jnp.where(jnp.arange(self.padded) < self.num_runs, jnp.arange(self.padded), 0)]
+        def padded(tree):
+            rows = jnp.where(jnp.arange(self.padded) < self.num_runs, jnp.arange(self.padded), 0)
+            return jax.tree.map(lambda x: x[rows], tree)
 
-        return jax.jit(lambda tree: jax.tree.map(pad, tree), out_shardings=self.sharding)(tree)
+        where = jax.tree.map(lambda x: x.sharding, self.placed(jax.eval_shape(padded, tree)))
+        return jax.jit(padded, out_shardings=where)(tree)
 
     def to_host(self, tree: Any) -> Any:
         """Arrays [padded, ...] as numpy arrays [num_runs, ...] on every host."""
@@ -127,16 +152,16 @@ def fleet(num_runs: int, layout: str = "auto", devices: Sequence[jax.Device] | N
     on_cpu = devices[0].platform == "cpu"
     if layout == "auto":
         layout = "devices" if on_cpu else "vmap"
-    if jax.process_count() == 1 and layout != "data":
+    if jax.process_count() == 1 and layout not in TOGETHER:
         devices = devices[: 1 if layout == "map" else num_runs]
     runtime.check_pool(len(devices))
-    axis = ENVS if layout == "data" else RUNS
+    axis = ENVS if layout in TOGETHER else RUNS
     mesh = jax.make_mesh((len(devices),), (axis,), axis_types=(AxisType.Auto,), devices=devices)
-    return Fleet(num_runs, mesh, mapped=layout != "vmap")
+    return Fleet(num_runs, mesh, mapped=layout != "vmap", splits_state=layout == "fsdp")
 
 
 def spread(tree: Any, axis: int = 0) -> Any:
-    """Split `axis` of arrays over the devices, in the layout `data`; elsewhere nothing happens.
+    """Split `axis` of arrays over the devices, in the layouts `data` and `fsdp`; elsewhere nothing happens.
 
     XLA then splits what is computed from them and adds up where a mean is taken, so agents need not know.
 
@@ -150,7 +175,7 @@ def spread(tree: Any, axis: int = 0) -> Any:
     for x in jax.tree.leaves(tree):
         if x.shape[axis] % mesh.size:
             raise UserError(
-                f"The layout `data` splits {x.shape[axis]} environments or samples over {mesh.size} devices unevenly."
+                f"The layouts `data` and `fsdp` split {x.shape[axis]} environments or samples over {mesh.size} devices unevenly."
             )
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
 

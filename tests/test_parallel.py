@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from rljax import envs, parallel, runtime, train
+from rljax.agents.alignment import grpo
 from rljax.agents.online import ppo
+from rljax.checkpoint import Checkpoints
 from rljax.errors import UserError
 from rljax.evaluate import evaluate
 
@@ -91,13 +93,41 @@ def test_the_layout_data_splits_environments_and_minibatches():
     run = fleet.over(lambda key: learner({}).run(learner({}).init(key), 1)[0].agent)
     text = run.lower(fleet.keys([0])).compile().as_text()
     assert "all-reduce" in text  # of gradients and of the normaliser's sums
-    with pytest.raises(ValueError, match="splits 4 environments or samples over 3 devices unevenly"):
+    with pytest.raises(ValueError, match="split 4 environments or samples over 3 devices unevenly"):
         fleet = parallel.fleet(1, "data", jax.devices()[:3])
         fleet.over(lambda key: learner({}).init(key)).lower(fleet.keys([0]))
 
 
+def test_large_states_are_split_over_the_devices(tmp_path):
+    """Each of four keeps a quarter of what is large, through updates and a checkpoint; and the runs are those of one device."""
+    env = envs.make("tokens/copy-4")
+    config = grpo.Config(width=64, num_layers=1, num_heads=2, num_prompts=4, group_size=4, learning_rate=1e-3)
+    learner = train.make(grpo.make(env.spec, config), grpo.source(env, config))
+    run = lambda state: learner.run(state, 2)
+    after = {}
+    for layout, devices in ("map", jax.devices()[:1]), ("fsdp", jax.devices()[:4]):
+        fleet = parallel.fleet(2, layout, devices)
+        state = fleet.over(learner.init)(fleet.keys([0, 1]))
+        chunk = fleet.over(run).lower(fleet.placed(jax.eval_shape(lambda state: state, state))).compile()
+        state, metrics = chunk(chunk(state)[0])
+        after[layout] = state, metrics
+    split, _ = after["fsdp"]
+    parts = {x.shape: x.addressable_shards[0].data.size / x.size for x in jax.tree.leaves(split.agent)}
+    assert parts[2, 64, 170] == parts[2, 170, 64] == 0.25 and parts[2, 64] == 1.0
+    assert "all-gather" in chunk.as_text()
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, after["map"][0].agent.model.params, split.agent.model.params)
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, fleet.trim(split))
+    checkpoints.wait()
+    again = fleet.fill(checkpoints.restore(jax.eval_shape(fleet.trim, split), fleet.sharding_of))
+    same = lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim) and (a == b).all()
+    assert jax.tree.all(jax.tree.map(same, split.agent, again.agent))
+
+
 def test_unknown_layout():
-    with pytest.raises(ValueError, match="Unknown layout 'pmap'; one of: auto, vmap, devices, map, data."):
+    with pytest.raises(ValueError, match="Unknown layout 'pmap'; one of: auto, vmap, devices, map, data, fsdp."):
         parallel.fleet(2, "pmap")
 
 
