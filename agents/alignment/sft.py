@@ -9,6 +9,8 @@ Of data that hold bad completions too (rljax/data/jsonl.py) those that were paid
 one's own, which is rejection sampling.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from rljax import completions
@@ -26,20 +28,24 @@ class Config(writer.Config):
     num_prompts: int = static(64)  # of a batch
 
 
-def make(spec: EnvSpec, config: Config = Config()) -> Agent:
+def make(spec: EnvSpec, config: Config = Config(), loss_of: Callable | None = None) -> Agent:
     """For completions. Reads `Completions` and copies those that were paid more than 0; its state's reference is itself.
 
+    Args:
+      loss_of: (params, prompt [Q, P], tokens [B, T]) -> [B, T], 0 where no token stands, in the place of -log p.
     Raises:
       UserError: as `writer.make`.
     """
     parts = writer.make(spec, config)
+    loss_of = loss_of or (lambda params, *asked: -parts.score(params, *asked).log_prob)
 
     def update(state: State, batch: Completions, key: Key) -> tuple[State, Metrics]:
         paid = batch.reward > 0.0
         count = jnp.where(paid, mask(batch.tokens).sum(axis=-1), 0).sum()
 
         def loss(params):
-            value = -jnp.where(paid, parts.whole(params, batch), 0.0).sum() / jnp.maximum(count, 1)
+            each = loss_of(params, *batch.flat()).sum(axis=-1).reshape(paid.shape)
+            value = jnp.where(paid, each, 0.0).sum() / jnp.maximum(count, 1)
             return value, {"loss/policy": value}
 
         model, metrics = descend(parts.optimiser, state.model, loss)

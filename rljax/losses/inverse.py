@@ -1,12 +1,13 @@
-"""Losses that make of values the reward under which they are soft-optimal, for one step.
+"""Losses that make of values the reward under which they are soft-optimal, for one step, or for the tokens of one completion.
 
 With r = Q(s, a) - gamma V(s'), values are changed so that demonstrations are paid and other steps are not; a concave phi says how
 much more is too much. IQ-Learn: Garg et al., 2021 (arXiv:2106.12142).
 """
 
 import chex
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 Scalar = Float[Array, ""]
 Number = Scalar | float  # a hyperparameter, traced or not
@@ -45,6 +46,38 @@ def jensen_shannon(reward: Scalar, alpha: Number) -> Scalar:
     safe = jnp.maximum(reward, EDGE)
     slope = jnp.exp(-EDGE) / (2.0 - jnp.exp(-EDGE))
     return jnp.log(2.0 - jnp.exp(-safe)) + (reward - safe) * slope
+
+
+def token_rewards(
+    q: Float[Array, " T"], value: Float[Array, " T"], there: Bool[Array, " T"], discount: Number
+) -> Float[Array, " T"]:
+    """`soft_reward` of each token of a completion, 0 where none is `there`. The last one ends it, END or not: what
+    follows is worth 0.
+
+    Args:
+      q: of the tokens that were taken.
+      value: of what stood before each.
+    """
+    following = jnp.append(jnp.where(there, value, 0.0)[1:], 0.0)
+    return jnp.where(there, jax.vmap(soft_reward, (0, 0, None))(q, following, discount), 0.0)
+
+
+def iq_of_tokens(
+    q: Float[Array, " T"],
+    value: Float[Array, " T"],
+    there: Bool[Array, " T"],
+    discount: Number,
+    alpha: Number,
+    divergence: str = "chi_square",
+) -> Float[Array, " T"]:
+    """IQ-Learn's loss of the tokens of a demonstration, V(s) - discount V(s') - phi(r), 0 where none is there.
+
+    With chi_square it is -log p(token) + r^2 / (4 alpha): the likelihood, with a penalty on squared rewards, as Wulfmeier et al.,
+    2024 (arXiv:2409.01369), write it, whose lambda is alpha here.
+    """
+    reward = token_rewards(q, value, there, discount)
+    phi = jax.vmap(DIVERGENCES[divergence], (0, None))(reward, alpha)
+    return jnp.where(there, value - (q - reward) - phi, 0.0)
 
 
 def total_variation(reward: Scalar, alpha: Number) -> Scalar:

@@ -41,3 +41,32 @@ def test_concave_and_finite_everywhere(name):
 
 def test_the_reward_of_values():
     assert float(inverse.soft_reward(jnp.float32(3.0), jnp.float32(2.0), 0.9)) == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("length", [5, 3])
+def test_tokens_of_a_completion(length):
+    """Against loops: nothing follows the last token, whether others might have; with chi_square it is the likelihood and a square.
+    What pads it has neither value nor gradient."""
+    rng, gamma, alpha = np.random.default_rng(length), 0.9, 0.7
+    logits, tokens, there = rng.normal(size=(5, 4)), rng.integers(0, 4, 5), np.arange(5) < length
+    value = np.log(np.exp(logits).sum(1))
+    q = logits[np.arange(5), tokens]
+    reward = np.zeros(5)
+    for t in range(length):
+        reward[t] = q[t] - (gamma * value[t + 1] if t + 1 < length else 0.0)
+    close = lambda found, true: np.testing.assert_allclose(found, true, rtol=1e-5, atol=1e-6)
+    args = jnp.float32(q), jnp.float32(value), jnp.asarray(there)
+    close(inverse.token_rewards(*args, gamma), reward)
+    expected = np.where(there, value - q + reward**2 / (4 * alpha), 0.0)
+    close(inverse.iq_of_tokens(*args, gamma, alpha), expected)
+    close(inverse.iq_of_tokens(*args, gamma, 1e9), np.where(there, value - q, 0.0))
+    ahead = np.where(there, value - (q - reward), 0.0)
+    hellinger = inverse.iq_of_tokens(*args, gamma, alpha, "hellinger")
+    shown = np.where(there, ahead - np.asarray(of("hellinger", reward)), 0.0)
+    close(hellinger, shown)
+
+    slope = jax.grad(lambda q: inverse.iq_of_tokens(q, *args[1:], gamma, alpha).sum())(args[0])
+    close(slope, np.where(there, reward / (2 * alpha) - 1.0, 0.0))
+    slope = jax.grad(lambda value: inverse.iq_of_tokens(args[0], value, args[2], gamma, alpha).sum())(args[1])
+    before = np.where(np.arange(5) > 0, np.append(0.0, reward[:-1]), 0.0)  # of the reward that each value is taken off
+    close(slope, np.where(there, 1.0 - gamma * before / (2 * alpha), 0.0))
