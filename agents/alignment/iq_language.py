@@ -41,7 +41,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     Raises:
       UserError: as `writer.make`; there is no such divergence; alpha is not above 0; or logits should be made in chunks.
     """
-    network = writer.network_of(spec, config)
+    network = writer.make(spec, config).network
     if config.divergence not in inverse.DIVERGENCES:
         raise UserError(
             f"There is no divergence {config.divergence!r}; {nearest(config.divergence, inverse.DIVERGENCES)}"
