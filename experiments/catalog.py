@@ -79,6 +79,7 @@ AGENTS = {
     "bayesian": "rljax.agents.inverse.bayesian",
     "rhip": "rljax.agents.inverse.rhip",
     "sft": "rljax.agents.alignment.sft",
+    "semi_offline": "rljax.agents.alignment.semi_offline",
     "iq_language": "rljax.agents.alignment.iq_language",
     "dpo": "rljax.agents.alignment.dpo",
     "per_step_dpo": "rljax.agents.alignment.per_step_dpo",

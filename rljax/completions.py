@@ -69,16 +69,12 @@ def groups(
     """
     check(env.spec)
     if resets is not None:
-        _needs(env, "Resets", "asked", *() if data is not None else ("example",))
+        needs(env, "Resets", "asked", *() if data is not None else ("example",))
 
     def begin(begun, depth, key):
         """Some prompts changed for others whose answers are begun: (begun, which [Q], beginning [Q, T], its lengths [Q])."""
         right_key, draw_key = jax.random.split(key)
-        prompt, answer = (
-            jax.vmap(env.example)(jax.random.split(right_key, num_prompts))
-            if data is None
-            else _paid(data, num_prompts, right_key)
-        )
+        prompt, answer = right_answers(env, data, num_prompts, right_key)
         within, forced = resets_lib.draw(resets, depth, mask(answer).sum(axis=-1), draw_key)
         chosen = lambda x, y: jnp.where(within.reshape(-1, *[1] * (x.ndim - 1)), x, y)
         begun = jax.tree.map(chosen, (jax.vmap(env.asked)(prompt), prompt), begun)
@@ -121,8 +117,13 @@ def groups(
     return Source(init, next_batch, env_steps=num_prompts * group_size)
 
 
-def _paid(data: Completions, number: int, key: Key) -> tuple[Int[Array, "Q P"], Int[Array, "Q T"]]:
-    """Prompts and completions that were paid more than 0, drawn uniformly."""
+def right_answers(
+    env: Env, data: Completions | None, number: int, key: Key
+) -> tuple[Int[Array, "Q P"], Int[Array, "Q T"]]:
+    """Prompts and what is right, as the environment tells by `example`; of data completions that were paid more than 0, drawn
+    uniformly."""
+    if data is None:
+        return jax.vmap(env.example)(jax.random.split(key, number))
     _, tokens = data.flat()
     paid = (data.reward > 0.0).reshape(-1).astype(jnp.float32)
     rows = jax.random.choice(key, tokens.shape[0], (number,), p=paid / paid.sum())
@@ -174,7 +175,7 @@ def continued(
     Raises:
       UserError: the environment cannot be asked a prompt.
     """
-    _needs(env, "Continuations", "asked")
+    needs(env, "Continuations", "asked")
     return continued_in(env, write, (jax.vmap(env.asked)(prompt), prompt), beginning, number, key)
 
 
@@ -188,10 +189,11 @@ def continued_in(
     return batch.replace(forced=forced)
 
 
+# What an environment may tell beside its episodes.
 ASKED = {"asked": "(prompt) -> state", "example": "(key) -> (prompt, right completion)"}
 
 
-def _needs(env: Env, who: str, *names: str) -> None:
+def needs(env: Env, who: str, *names: str) -> None:
     """Raises UserError where the environment lacks one of `ASKED`."""
     for name in names:
         if not hasattr(env, name):
