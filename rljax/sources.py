@@ -473,7 +473,7 @@ class Demonstrator:
     token_log_probs: Callable | None = static(None)
 
     def read(
-        self, prompt: Int[Array, "B P"], tokens: Int[Array, "B T"]
+        self, prompt: Int[Array, "Q P"], tokens: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
         """`token_log_probs`: how likely each token of completions is by who is asked, and by the reference of that one. Raises
         UserError where it writes none."""
@@ -481,7 +481,7 @@ class Demonstrator:
         return self.token_log_probs(self.state, prompt, tokens)
 
     def write(
-        self, prompt: Int[Array, "B P"], key: Key, beginning: Int[Array, "B T"] | None = None
+        self, prompt: Int[Array, "Q P"], key: Key, beginning: Int[Array, "B T"] | None = None
     ) -> Int[Array, "B T"]:
         """Completions drawn by who is asked, which go on from a `beginning` where there is one. Raises UserError where it writes
         none."""

@@ -80,7 +80,7 @@ def source(groups: Source, env: Env, write: Callable, options: Options) -> Sourc
     right one no step begins before what was drawn.
 
     Args:
-      write: (agent_state, prompt [B, P], key, beginning [B, T]) -> tokens [B, T] and their log_prob [B, T], who goes on.
+      write: (agent_state, prompt [N, P], key, beginning [B, T]) -> tokens [B, T] and their log_prob [B, T], who goes on.
     Raises:
       UserError: as `check`, or `completions.continued`.
     """

@@ -199,7 +199,7 @@ class Agent(NamedTuple):
       (state, steps [B], memory [B, ...]) -> (reward [B], memory). `()` for rewards of single steps.
     score: (state, steps [B, K], mask [B, K]) -> [B], what segments are worth, told nothing of what was before them; None where
       that is the sum of `reward`.
-    token_log_probs: (state, prompt [B, P], tokens [B, T]) -> ([B, T], [B, T]), of those that write: of each token of completions,
+    token_log_probs: (state, prompt [Q, P], tokens [B, T]) -> ([B, T], [B, T]), of those that write: of each token of completions,
       by the policy and by its reference, 0 where none stands. None for others.
 
     Metrics are scalars. One name is kept apart: `priority` [B], the new replay priorities of the batch, which the loop hands

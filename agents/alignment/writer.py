@@ -64,8 +64,8 @@ class State(NamedTuple):
 
 class Writer(NamedTuple):
     """network: its logits are those of `language_model.completion_logits`. init, act, log_prob, token_log_probs: of an `Agent`.
-    score: (params, prompt [B, P], tokens [B, T]) -> language_model.Scored [B, T] at the temperature. whole: (params, Completions
-    [Q, K]) -> log-probabilities [Q, K] of whole completions. complete: (params, prompt [B, P], key, beginning [B, T] or None,
+    score: (params, prompt [Q, P], tokens [B, T]) -> language_model.Scored [B, T] at the temperature. whole: (params, Completions
+    [Q, K]) -> log-probabilities [Q, K] of whole completions. complete: (params, prompt [Q, P], key, beginning [B, T] or None,
     greedy) -> language_model.Completed [B, T] at the temperature. length: T."""
 
     network: LanguageModel
