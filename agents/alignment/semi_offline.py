@@ -42,13 +42,15 @@ class Config(sft.Config):
     share: float = 0.4  # of tokens that are replaced
     policy_weight: float = 1.0
     learning_rate: float = 3e-4
-    length_normalised: bool = static(True)  # log-probabilities of a copy: their mean over replaced tokens, or their sum
+    length_normalised: bool = static(
+        True
+    )  # a copy's log-probability over how many tokens were replaced, cut off or not
     num_prompts: int = static(32)
     group_size: int = static(8)
 
 
 class Mixed(NamedTuple):
-    """Right answers, their copies with what these were paid, and where tokens of copies were replaced."""
+    """Right answers, their copies with what these were paid, and where tokens of copies were replaced, also behind an END."""
 
     answer: Int[Array, "Q T"]
     batch: Completions
@@ -67,19 +69,20 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
     def update(state: State, mixed: Mixed, key: Key) -> tuple[State, Metrics]:
         answer, batch, replaced = mixed
         advantage, number = outcome.mean_baseline(batch.reward), replaced.sum(axis=-1)
+        drawn = replaced & mask(batch.tokens)
 
         def loss(params):
             log_probs = jax.nn.log_softmax(_logits(parts, config, params, batch.prompt, answer))
             shown = -language_model.taken(log_probs, answer).sum() / mask(answer).sum()
             each = jnp.take_along_axis(log_probs[:, None], batch.tokens[..., None], axis=-1)[..., 0]
-            each = jnp.where(replaced, each, 0.0).sum(axis=-1)
+            each = jnp.where(drawn, each, 0.0).sum(axis=-1)
             if config.length_normalised:
                 each = each / jnp.maximum(number, 1)
             policy = -(advantage * each).mean()
             return shown + config.policy_weight * policy, {"loss/shown": shown, "loss/policy": policy}
 
         model, metrics = descend(parts.optimiser, state.model, loss)
-        return State(model, model.params), metrics | {"mixed/replaced": number.sum() / mask(batch.tokens).sum()}
+        return State(model, model.params), metrics | {"mixed/replaced": drawn.sum() / mask(batch.tokens).sum()}
 
     return writer.agent(parts, update)
 
@@ -107,8 +110,7 @@ def source(env: Env, config: Config = Config(), dataset: Completions | None = No
         tokens = jnp.where(replaced, drawn, answer[:, None]).astype(jnp.int32)
         ends = tokens == END
         behind = jnp.cumsum(ends, axis=-1) - ends > 0
-        tokens, replaced = jnp.where(behind, PAD, tokens), replaced & ~behind
-        said = tokens.reshape(-1, shape[-1])
+        said = jnp.where(behind, PAD, tokens).reshape(-1, shape[-1])
         write = lambda *asked: (said, jnp.zeros(said.shape))
         nothing = completions.nothing(env.spec, config.num_prompts)
         batch = completions.continued(env, write, prompt, nothing, config.group_size, pay_key)
