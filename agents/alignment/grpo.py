@@ -106,7 +106,7 @@ def learn(
     """
     loss = lambda params, some: policy_gradient.loss(parts, config, params, some, **instead)
     step = lambda model, some: descend(parts.optimiser, model, lambda params: loss(params, some))
-    model, metrics = policy_gradient.epochs(config, step, state.model, written, len(batch.prompt), key)
+    model, metrics = policy_gradient.epochs(config, step, state.model, written, len(written.prompt), key)
     state, told = writer.after(config, state, model, batch)
     return state, metrics | told | {"advantage/size": jnp.abs(written.advantage).mean()}
 

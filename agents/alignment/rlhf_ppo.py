@@ -140,7 +140,7 @@ def make(spec: EnvSpec, config: Config = Config()) -> Agent:
         coefficient = state.kl_coefficient if config.adaptive_kl else config.kl_coefficient
         judged = read(state, batch, coefficient, besides)
         models = state.policy.model, state.critic
-        (model, critic), metrics = policy_gradient.epochs(config, step, models, judged, len(batch.prompt), key)
+        (model, critic), metrics = policy_gradient.epochs(config, step, models, judged, len(judged.written.prompt), key)
         if config.kl and config.kl_place == "reward":
             ahead = judged.written.log_prob - judged.written.reference
             there = mask(judged.written.tokens, judged.written.forced)

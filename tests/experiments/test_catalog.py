@@ -51,7 +51,11 @@ def test_contract(name, env_name):
         pairs = np.zeros((3, 2), np.int32)
         data = data.replace(feedback=feedback_lib.pairs(pairs, pairs + 2, np.array([0.0, 0.5, 1.0])))
     opinion = lambda state, prompt, tokens: 2 * (jnp.zeros(tokens.shape),)
-    ends = lambda state, prompt, *rest: (jnp.ones((len(prompt), *env.spec.action.shape), jnp.int32), (), {})
+
+    def ends(state, prompt, memory, key, explore, beginning=None):
+        number = len(prompt if beginning is None else beginning)
+        return jnp.ones((number, *env.spec.action.shape), jnp.int32), (), {}
+
     asked = Demonstrator((), ends if name in WRITERS else uniform(env).act, opinion)
     known = {"dataset": data, "demonstrations": data, "demonstrator": asked}
     given = {what: x for what, x in known.items() if catalog.takes(name, what) and (data or what != "dataset")}
