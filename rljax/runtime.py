@@ -1,10 +1,10 @@
 """What must be settled before jax starts its backends.
 
-XLA's CPU client runs programs on a pool of threads, as many as there are cores. When as many virtual devices as threads wait
-for work that itself needs a thread, the program hangs; a pool larger than the number of devices cannot. But threads without work
-cost: with 18 of them two devices on two cores ran at two thirds of the speed that they have with 3 (docs/results). The size of
-the pool is read from the variable NPROC, which `use_cpu_devices` sets (and respects if you have); `check_pool` refuses to run what
-could hang. One Eigen thread a device is faster for small networks; importing rljax sets that.
+XLA's CPU client runs programs on a pool of threads, as many as there are cores. When several virtual devices wait on threads for
+work that itself needs one, the program can hang. So their pool is a large one; threads without work cost speed, but with one more
+than there are devices a run was seen to hang (docs/results). A single device has XLA's own default. The size of the pool is read
+from the variable NPROC, which `use_cpu_devices` sets (and respects if you have); `check_pool` refuses to run what is known to hang.
+One Eigen thread a device is faster for small networks; importing rljax sets that.
 """
 
 import os
@@ -12,6 +12,7 @@ import re
 
 from rljax.errors import UserError
 
+POOL = 18  # threads, or two more than there are devices
 EIGEN_FLAG = "--xla_cpu_multi_thread_eigen"
 DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
@@ -61,5 +62,6 @@ def check_pool(num_devices: int) -> None:
 
 
 def _size_pool(num_devices: int) -> None:
-    """A thread for each core, and one more than there are devices; a single device needs none beside it."""
-    os.environ.setdefault("NPROC", str(max(cpu_count(), num_devices + 1 if num_devices > 1 else 1)))
+    """For several devices; one has a thread for each core."""
+    if num_devices > 1:
+        os.environ.setdefault("NPROC", str(max(cpu_count() + 2, num_devices + 2, POOL)))
