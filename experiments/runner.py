@@ -132,7 +132,8 @@ def run(
         seconds["evaluate"] += time.perf_counter() - start
         cut = int((~episodes.finished).sum())
         if cut and chief:
-            print(f"\nwarning: {cut} evaluation episodes were cut off after {MAX_STEPS:,} steps.", file=sys.stderr)
+            limit = program.env.spec.episode_length or MAX_STEPS
+            print(f"\nwarning: {cut} evaluation episodes did not end within {limit:,} steps.", file=sys.stderr)
         return episodes.returns
 
     for done in range(first + 1, program.num_chunks + 1):

@@ -86,7 +86,7 @@ class EnvSpec:
 
     observation_shape: shape of one observation.
     action: Discrete, Continuous or Tokens.
-    episode_length: steps after which an episode is truncated at the latest; None where nothing bounds it.
+    episode_length: steps within which the environment ends or truncates each episode; None where nothing bounds it.
     costly_reset: a reset costs as much as many steps, so rollouts prepare starts ahead (see rljax.rollout).
     num_rewards: sources that the reward is the sum of; where there are several, each step's `info["rewards"]` [num_rewards] tells
       what each paid.
