@@ -48,6 +48,21 @@ def jensen_shannon(reward: Scalar, alpha: Number) -> Scalar:
     return jnp.log(2.0 - jnp.exp(-safe)) + (reward - safe) * slope
 
 
+def total_variation(reward: Scalar, alpha: Number) -> Scalar:
+    """r, but never above 1/2."""
+    chex.assert_rank(reward, 0)
+    return jnp.minimum(reward, 0.5)
+
+
+DIVERGENCES = {
+    "chi_square": chi_square,
+    "reverse_kl": reverse_kl,
+    "hellinger": hellinger,
+    "jensen_shannon": jensen_shannon,
+    "total_variation": total_variation,
+}
+
+
 def token_rewards(
     q: Float[Array, " T"], value: Float[Array, " T"], there: Bool[Array, " T"], discount: Number
 ) -> Float[Array, " T"]:
@@ -78,18 +93,3 @@ def iq_of_tokens(
     reward = token_rewards(q, value, there, discount)
     phi = jax.vmap(DIVERGENCES[divergence], (0, None))(reward, alpha)
     return jnp.where(there, value - (q - reward) - phi, 0.0)
-
-
-def total_variation(reward: Scalar, alpha: Number) -> Scalar:
-    """r, but never above 1/2."""
-    chex.assert_rank(reward, 0)
-    return jnp.minimum(reward, 0.5)
-
-
-DIVERGENCES = {
-    "chi_square": chi_square,
-    "reverse_kl": reverse_kl,
-    "hellinger": hellinger,
-    "jensen_shannon": jensen_shannon,
-    "total_variation": total_variation,
-}
